@@ -37,7 +37,7 @@ STAGE_DTYPES = ("float32", "bfloat16", "float16")
 def assemble_composite(
     parts: Mapping[str, str | None], output: Path, stage_dtype: str = "bfloat16", base: str | None = None
 ) -> float:
-    """Loads the parts, joins them and writes the composite atomically; returns its size in MB.
+    """Loads the parts, joins them and writes the composite atomically.
 
     The tokenizer and the codec's encoder keep their precision: tokens must not depend on how a composite is stored.
     Stages that read a lead sheet and still generate by the paper's settings are given `LEAD_SHEET_SETTINGS`.
@@ -50,6 +50,9 @@ def assemble_composite(
             decoder is stored in float16, which changes its samples by about a thousandth of their level.
         base: folder or hub id of a composite ("hafm-tiny" for the bundled one) that provides the other parts.
 
+    Returns:
+        Size of the composite's files in MB.
+
     Raises:
         ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not
             match, or an output folder that holds other files.
@@ -57,7 +60,7 @@ def assemble_composite(
     """
     sources = {name: PartSource(source) for name, source in parts.items() if source}
     if base is not None:
-        sources = _parts_of(base) | sources
+        sources = _sources_in(base) | sources
     check_names(sources)
     if stage_dtype not in STAGE_DTYPES:
         raise ValueError(f"stage_dtype is {stage_dtype!r}; choose one of {', '.join(STAGE_DTYPES)}.")
@@ -83,7 +86,7 @@ def assemble_composite(
         write_checksums(temporary)
         # a strict load proves the files good before they replace anything
         HAFMForVocalAccompaniment.from_pretrained(temporary)
-        # what has been added to an existing composite stays
+        # README and style examples of the composite that is replaced are kept
         if (output / "README.md").exists():
             shutil.copy2(output / "README.md", temporary / "README.md")
         if (output / "styles").exists():
@@ -95,21 +98,26 @@ def assemble_composite(
 
 @dataclass(frozen=True)
 class PartSource:
-    """Where a part is: a folder or hub id, and the subfolder in it if that is a composite."""
+    """Where a part is stored.
+
+    Args:
+        model: folder or hub id of the part, or of a composite that has it.
+        subfolder: of the part in that composite; empty for a part by itself.
+    """
 
     model: str | os.PathLike[str]
     subfolder: str = ""
 
 
-def _parts_of(composite: str) -> dict[str, PartSource]:
-    """The sources of all parts that a composite has, by name."""
+def _sources_in(composite: str) -> dict[str, PartSource]:
+    """The sources of all parts of a composite (folder or hub id), by the part's name."""
     source = model_source(composite)
     config = HAFMConfig.from_pretrained(source)
     return {name: PartSource(source, name) for name in part_classes(config)}
 
 
 def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreTrainedModel]:
-    """Loads the parts named in `sources`, by name; the stages in `stage_dtype` ("bfloat16" …), others as they are."""
+    """Loads parts from their sources, by name: stages in `stage_dtype` ("bfloat16" …), others as stored."""
     loaded: dict[str, PreTrainedModel] = {}
     for name, part in PARTS.items():
         if name not in sources:
@@ -126,7 +134,10 @@ def _load(sources: Mapping[str, PartSource], stage_dtype: str) -> dict[str, PreT
 
 
 def _store_decoder_as_float16(weights: Path) -> None:
-    """Converts the decoder in `weights`, a codec's safetensors file, to half precision; codes do not depend on it."""
+    """Converts the decoder in `weights`, a codec's safetensors file, to half precision in place.
+
+    Codes do not depend on the decoder.
+    """
     tensors = load_file(weights)
     for name, tensor in tensors.items():
         if name.startswith("decoder."):
@@ -144,13 +155,17 @@ def _set_lead_sheet_defaults(parts: Mapping[str, PreTrainedModel]) -> None:
         settings = LEAD_SHEET_SETTINGS[name]
         config = stage.generation_config
         paper = stage.default_generation_config()
-        untouched = all(getattr(config, key, None) == getattr(paper, key) for key in settings)
-        if untouched and stage.config.lead_sheet_streams:
+        is_untouched = all(getattr(config, key, None) == getattr(paper, key) for key in settings)
+        if is_untouched and stage.config.lead_sheet_streams:
             config.update(**settings)
 
 
 def _check_output(output: Path) -> None:
-    """Refuses an output path that holds anything but a composite: its contents would be lost."""
+    """Refuses an output folder that holds anything but a composite, as its contents would be lost.
+
+    Raises:
+        ValueError: it does, or the path is a file.
+    """
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; name a folder.")
     if not output.exists() or not any(output.iterdir()):
@@ -166,8 +181,11 @@ def _check_output(output: Path) -> None:
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) differ from those a stage was trained on.
 
+    Args:
+        parts: all parts of the composite by name.
+
     Raises:
-        ValueError: names the stage (`parts` are by name) and the fingerprints.
+        ValueError: names the stage and the fingerprints.
     """
     fingerprints = {
         "semantic_tokenizer": tokenizer_fingerprint(parts["semantic_tokenizer"]),
@@ -176,9 +194,9 @@ def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     for stage in stage_parts():
         if stage not in parts:
             continue
-        for name, learnt in parts[stage].config.tokenizers.items():
-            if fingerprints[name] != learnt:
+        for name, expected in parts[stage].config.tokenizers.items():
+            if fingerprints[name] != expected:
                 raise ValueError(
                     f"The parts do not fit: the {stage} stage was trained on tokens of the {name.replace('_', ' ')} "
-                    f"{learnt}, but this one is {fingerprints[name]}; name the one that tokenised its corpus."
+                    f"{expected}, but this one is {fingerprints[name]}; name the one that tokenised its corpus."
                 )

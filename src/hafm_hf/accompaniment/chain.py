@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the chain of stages over a batch of songs, to the end or window by window, and reports its progress.
 
-What the stages read of a voice is made before, by listening; the codes that they write are decoded after. Dimensions:
-Q codebooks, T frames of a stage, T_a frames of the codec, K conditioning streams, T_c conditioning frames.
+Before it, the encoder makes what the stages read of a voice; after it, the codec decodes the codes that they write.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +26,12 @@ class StageChain:
 
     Args:
         stages: the stages to run, by name and in order.
-        encoder_outputs: what they read of each song.
+        encoder_outputs: what the stages read of each song.
         options: of which guidance scale, temperature, top-k, decoding and compile are used.
         codec: embeds the codes of independent windows, to join them where the sound changes least; without it, a
             window takes over where the previous one ends.
-        kept_codes: by the name of a stage, its codes to keep for every song, int64 [Q, T], −1 where to generate them.
+        kept_codes: codes that every song keeps, by the name of the stage: int64 [codebooks, frames of the stage], −1
+            where codes are to be generated.
         progress: called after every step, and with the same values again during long passes.
         batch_size: largest batch of windows; for a stage whose windows are independent, that of the first batch.
 
@@ -55,10 +55,10 @@ class StageChain:
         self.table = stage_parts()
         # the stage that writes each stream
         self.writers = {self.table[name].writes: name for name in stages}
-        # by the name of each stream, its length in frames in every song
+        # length of each stream in every song, in frames, by the stream's name
         frames = {VOCAL_STREAM: [len(encoded.tokens) for encoded in encoder_outputs]}
         decoding = options.decoding or default_decoding(stages.values())
-        # of the codec, by the acoustic stages before
+        # of the codec's codebooks, those that the acoustic stages so far generate
         codebooks_so_far = 0
         for number, (name, stage) in enumerate(stages.items()):
             config = stage.decoding_config(
@@ -91,7 +91,7 @@ class StageChain:
         """Generates the next batch of windows of the last stage, and what it needs of the others, for a single song.
 
         Returns:
-            The codes of the song that are final, int64 [Q, T].
+            All codes of the song that are final by now: int64 [codebooks, codec frames].
         """
         *_, last = self.runs
         self._advance(last)
@@ -103,28 +103,31 @@ class StageChain:
         return all(run.finished for run in self.runs.values())
 
     def codes(self, number: int) -> torch.Tensor:
-        """The codec codes of a song generated so far: int64 [Q, T_a]."""
+        """The codec codes of a song that are final so far, by its index: int64 [codebooks, codec frames]."""
         acoustic = [self.table[name].writes for name in self.runs if self.table[name].acoustic]
         return _stacked([self.codes_of(stream, number) for stream in acoustic])
 
     def codes_of(self, name: str, number: int) -> torch.Tensor:
-        """The codes of a song's stream that are final so far, int64 [Q, T]; semantic streams have one codebook.
+        """The codes of a song's stream that are final so far.
 
         Args:
-            name: of a stream that a stage reads or writes, as in `PARTS`: "vocal_semantic", "coarse" …
+            name: name of a stream that a stage reads or writes, as in `PARTS`: "vocal_semantic", "coarse" …
             number: index of the song.
+
+        Returns:
+            int64 [codebooks, frames of the stream]; a semantic stream has one codebook.
         """
         if name in self.writers:
             return self.runs[self.writers[name]].codes(number)
         return self.encoder_outputs[number].tokens[None]
 
     def _advance(self, name: str, stop_frame: int | None = None) -> None:
-        """Runs a stage on, and before it the stages that it reads, as far as it needs them; for a single song.
+        """Continues a stage, after the stages that it reads have been continued as far as it needs; for a single song.
 
         Args:
-            name: of the stage.
-            stop_frame: frame of the song, beyond those that exist, at which to stop; None for the end of the batch
-                of windows.
+            name: name of the stage.
+            stop_frame: frame of the song, beyond those generated so far, at which to stop; None: the end of the next
+                batch of windows.
         """
         run = self.runs[name]
         for stream in self.table[name].reads:
@@ -136,7 +139,12 @@ class StageChain:
             run.advance(self._conditioning(name), stop_frame)
 
     def _conditioning(self, name: str) -> list[torch.Tensor]:
-        """The conditioning of a stage (by its name) that exists so far: int64 [K, T_c] for each song."""
+        """The conditioning of the stage called `name` as far as it exists.
+
+        Returns:
+            For each song int64 [conditioning streams, conditioning frames]: the codebooks that the stage reads, then
+            its lead-sheet rows.
+        """
         conditioning = []
         for number, encoded in enumerate(self.encoder_outputs):
             streams = [self.codes_of(name_of_stream, number) for name_of_stream in self.table[name].reads]
@@ -147,7 +155,7 @@ class StageChain:
 
 
 def _stacked(streams: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stacks streams (int64 [Q, T] each), cut to the shortest, along the first dimension: int64 [sum of Q, T]."""
+    """Stacks streams (int64 [codebooks, frames] each), cut to the shortest: int64 [all codebooks, frames]."""
     length = min(stream.shape[1] for stream in streams)
     return torch.cat([stream[:, :length] for stream in streams])
 
@@ -164,10 +172,11 @@ class ProgressReports:
         self.last = ("", 0, 0)
 
     def expect(self, stage: str, total: int) -> None:
-        """Sets what is reported while the vocals are listened to: no step of the first stage, of `total`."""
+        """Sets the report for the time before the first step: 0 of `total` steps of the first `stage` are done."""
         self.last = (stage, 0, total)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Reports that `done` of the `total` steps of a stage are done."""
         self.last = (stage, done, total)
         self.repeat_last()
 
@@ -178,19 +187,20 @@ class ProgressReports:
 
 
 def counting(name: str, total: int, progress: Progress) -> Callable[[int], None]:
-    """A callback that counts the steps of a stage and reports them.
+    """Makes a callback that counts the steps of a stage and reports them.
 
     Args:
-        name: of the stage.
+        name: name of the stage.
         total: number of its steps.
-        progress: called with (name, steps done, total) whenever the callback is.
+        progress: called with (name, steps done, total) whenever the callback is called.
 
     Returns:
-        A function of the number of steps that have been done since its last call, which may be 0.
+        The callback; its argument is the number of steps done since its last call, which may be 0.
     """
     done = 0
 
     def report(steps: int) -> None:
+        """Adds `steps` to those done, and reports the sum."""
         nonlocal done
         done += steps
         progress(name, done, total)
@@ -199,7 +209,7 @@ def counting(name: str, total: int, progress: Progress) -> Callable[[int], None]
 
 
 def steps_of_first_stage(stages: Mapping[str, HAFMStageForCausalLM], tokens: Sequence[int]) -> tuple[str, int]:
-    """The name of the first stage, and its number of steps for a batch of songs.
+    """Name of the first stage, and number of steps that it takes for a batch of songs.
 
     Args:
         stages: the stages to run, by name and in order.

@@ -16,7 +16,7 @@ from .parts import PARTS, VOCAL_STREAM, StageEntry, stage_parts
 
 
 def _default_config(name: str) -> SubConfigSpec:
-    """How the composite's configuration makes that of a part (its name in `PARTS`)."""
+    """What `HAFMConfig.NAME_config` is by default, for the part of that name in `PARTS`."""
     part = PARTS[name]
     if name == "codec":
         # may be of any family that `codec_format` supports
@@ -52,7 +52,7 @@ class HAFMConfig(PreTrainedConfig):
     separator_config: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Sets the configurations of stages that have been added to the table (`add_stage`)."""
+        """Sets the configurations of stages added with `add_stage`, which have no field; None if not given."""
         for name in self.sub_configs_defaults:
             if not hasattr(self, name):
                 setattr(self, name, kwargs.pop(name, None))
@@ -60,7 +60,7 @@ class HAFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As for any configuration, but refuses that of a single part: the others would get the paper's sizes.
+        """As for any configuration, but refuses that of a single part: the other parts would get the paper's sizes.
 
         Raises:
             ValueError: `config_dict` has the `model_type` of something else than a composite.
@@ -71,7 +71,7 @@ class HAFMConfig(PreTrainedConfig):
 
     @property
     def codec_format(self) -> CodecFormat:
-        """Rates, codebooks and channels of the codec: of what it reads, and of what it plays, which is the output."""
+        """Rates, codebooks and channels of the codec, both of its input and of its output."""
         return codec_format(self.codec_config)
 
     def describe_part(self, name: str) -> dict[str, str]:
@@ -106,7 +106,7 @@ class HAFMConfig(PreTrainedConfig):
             stage_rates = (config.conditioning_frame_rate, config.frame_rate)
             _check_equal(f"{name} frame rates", stage_rates, (rates[stage.reads[0]], rates[stage.writes]))
 
-        # sizes of the codec's codebooks that the stages generate, which follow each other without a gap
+        # sizes of the codebooks that the acoustic stages generate, which follow each other without a gap
         codebooks: list[int] = []
         for name, config in configs.items():
             if stage_parts()[name].acoustic:
@@ -117,7 +117,7 @@ class HAFMConfig(PreTrainedConfig):
 
         if self.separator_config is not None:
             separator = self.separator_config
-            # it is at the rate that the codec plays or at the one that it reads
+            # the separator reads at the codec's output rate or at its input rate
             if separator.sampling_rate != codec.output_sampling_rate:
                 _check_equal("separator sampling rate", separator.sampling_rate, codec.sampling_rate)
             for samples in (separator.n_fft, separator.hop_length):

@@ -42,7 +42,11 @@ class HAFMSeparatorConfig(PreTrainedConfig):
         }
 
     def at_rate(self, samples: int, sampling_rate: int | None = None) -> int:
-        """A number of samples at `sampling_rate` (in Hz; this configuration's if None) that lasts as long.
+        """Converts a number of samples at this configuration's rate to the number that lasts as long at another rate.
+
+        Args:
+            samples: number of samples at `self.sampling_rate`.
+            sampling_rate: the other rate, in Hz; `self.sampling_rate` if None.
 
         Raises:
             ValueError: it would not be a whole number, or the rate is below this configuration's.

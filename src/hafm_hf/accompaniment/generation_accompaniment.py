@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation by the composite, in three steps: listen to the vocals, run the stages, decode their codes.
 
-Dimensions: B vocals, N samples, C channels, T_v semantic frames at 50 Hz, T_a codec frames, Q codebooks.
+Dimensions: B vocals, N samples, C channels.
 """
 
 # a mixin may not say that `self` is the class that it is mixed into; here it always is
@@ -48,9 +48,10 @@ class HAFMAccompanimentOutput(ModelOutput):
         audio: instrumentals, float32 [N] each, [C, N] from a codec with several channels, as long as their vocal with
             the intro, outro and tail that it was encoded with.
         sampling_rate: sampling rate of `audio`, in Hz.
-        vocal_semantic: int64 [T_v] each, at 50 Hz.
-        instrumental_semantic: int64 [T_v] each, at 50 Hz.
-        codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
+        vocal_semantic: semantic tokens of the vocals, int64 [frames at 50 Hz] each.
+        instrumental_semantic: semantic tokens of the instrumentals, int64 [frames at 50 Hz] each.
+        codes: codec codes of the instrumentals, int64 [codebooks, codec frames] each; 8 codebooks, or 4 without the
+            fine stage.
         lead_sheets: the `LeadSheet` of each, as far as it was given or estimated.
         stems: stems of each by name (float32 [N] or [C, N]), which sum to `audio`; only if requested.
     """
@@ -68,7 +69,7 @@ class HAFMAccompanimentGenerationMixin:
     """`encode`, `generate` and `stream` of `HAFMForVocalAccompaniment`.
 
     Their arguments:
-        vocals (float [B, N], [B, 1, N], [N], or a list of [N]): mono, in −1 … 1.
+        vocals (float [B, N], [B, 1, N], [N], or a list of [N]): B vocals of N samples, mono, in −1 … 1.
         sampling_rate (Hz): of the vocals and the instrumental.
         input_values, padding_mask, original_lengths, original_rates: the vocals as the feature extractor returns them.
             `padding_mask` ([B, N] or [N]) may also mark padding of `vocals`, on either side.
@@ -76,7 +77,7 @@ class HAFMAccompanimentGenerationMixin:
             vocal; for several, `lead_sheet` may be a list with a lead sheet or None for each.
         encoder_outputs: what `encode` has returned, tokens and a lead sheet for each vocal rather than hidden states;
             instead of vocals and lead sheets.
-        instrumental (float [N] or [C, N]): accompaniment of a single vocal, with spans to keep.
+        instrumental (float [N], or [C, N] with C channels): accompaniment of a single vocal, with spans to keep.
         keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated with their
             tokens as given, and joined to them by a short cross-fade.
         options: the generation options.
@@ -97,13 +98,14 @@ class HAFMAccompanimentGenerationMixin:
         tail: float = 0.0,
         progress: Progress | None = None,
     ) -> list[HAFMEncoderOutput]:
-        """Listens to vocals, the first step of `generate`. Styles that aren't given stay open (`variations_of`).
+        """Listens to vocals, the first step of `generate`. A style that isn't given stays open (`variations_of`).
 
         Args:
             vocals: from the feature extractor.
             lead_sheets: what is known of each song.
             options: the generation options; seed, style and energy are used, and all are checked.
-            intro_bars, outro_bars, tail: bars, or seconds, in which the band plays alone (`MixOptions`).
+            intro_bars, outro_bars: bars in which the band plays alone before and after the vocal.
+            tail: seconds for which the band plays on after the vocal, if there is no outro.
             progress: as for `generate`.
 
         Returns:
@@ -116,7 +118,7 @@ class HAFMAccompanimentGenerationMixin:
         encoder = self.encoder
         seed = drawn_seed() if options.seed is None else options.seed
         reports = progress if isinstance(progress, ProgressReports) else ProgressReports(progress)
-        # seconds after the vocal, for the number of steps; bars cannot be counted before the beats are known
+        # seconds after the vocal, for the number of steps; how long bars are is known only with the beats
         after = 0.0 if outro_bars else tail
         self._announce_total(reports, [encoder.num_tokens(float(vocal.duration) + after) for vocal in vocals], options)
         with self._seeded_torch(options, seed):
@@ -177,11 +179,11 @@ class HAFMAccompanimentGenerationMixin:
         reports = ProgressReports(progress)
         if encoder_outputs is None:
             features = (input_values, padding_mask, original_lengths, original_rates)
-            prepared_vocals = self._vocals(vocals, sampling_rate, *features)
+            prepared_vocals = self._prepared_vocals(vocals, sampling_rate, *features)
             sheets = lead_sheets_of(len(prepared_vocals), lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(prepared_vocals, sheets, options, progress=reports)
         self._announce_total(reports, [len(encoded.tokens) for encoded in encoder_outputs], options)
-        kept = self._kept(instrumental, sampling_rate, keep, encoder_outputs)
+        kept = self._kept_instrumental(instrumental, sampling_rate, keep, encoder_outputs)
 
         generated: list[dict[str, Any]] = []
         vocals_at_once = self._vocals_at_once(options)
@@ -225,8 +227,9 @@ class HAFMAccompanimentGenerationMixin:
         one sample only, and without an instrumental to keep.
 
         Yields:
-            float32 [n] at the model's rate, [C, n] with several channels, on the CPU; with `stems=True` [stems, n]
-                or [stems, C, n] in the order of `stems`; they sum to the instrumental.
+            The next n samples at the model's rate, on the CPU: float32 [n], or [C, n] with several channels; with
+                `stems=True` [stems, n] or [stems, C, n], in the order of the model's `stems`, which sum to the
+                instrumental.
 
         Raises:
             ValueError: as for `generate`.
@@ -237,7 +240,7 @@ class HAFMAccompanimentGenerationMixin:
         reports = ProgressReports(progress)
         if encoder_outputs is None:
             features = (input_values, padding_mask, original_lengths, original_rates)
-            prepared_vocals = [one_vocal(self._vocals(vocal, sampling_rate, *features))]
+            prepared_vocals = [one_vocal(self._prepared_vocals(vocal, sampling_rate, *features))]
             sheets = lead_sheets_of(1, lead_sheet, tempo, beats, chords, key)
             encoder_outputs = self.encode(prepared_vocals, sheets, options, progress=reports)
         encoded = variations_of(self.encoder, one_vocal(encoder_outputs), options)[0]
@@ -250,12 +253,12 @@ class HAFMAccompanimentGenerationMixin:
             assert self.separator is not None
             separator = SeparatorStream(self.separator, self.sampling_rate)
         chain: StageChain | None = None
-        decoded = 0  # samples
-        sent = 0  # samples; a separator holds some back
+        decoded = 0  # samples that have been decoded
+        sent = 0  # samples that have been yielded; a separator holds some back
         done = 0  # frames of codes that have been decoded
         while sent < length:
             audio = torch.zeros(1, 0)
-            # not around `yield`: the caller's random state and threads are its own between two chunks
+            # not around `yield`: between two chunks, the caller has its own random state and number of threads
             with self._seeded_torch(options, encoded.seed):
                 if chain is None:
                     chain = self._chain([encoded], options, reports, batch_size=1)
@@ -271,7 +274,7 @@ class HAFMAccompanimentGenerationMixin:
             if audio.shape[-1]:
                 yield without_one_channel(audio)
 
-    def _vocals(
+    def _prepared_vocals(
         self: "HAFMForVocalAccompaniment",
         vocals: Any,
         sampling_rate: int | None,
@@ -292,7 +295,7 @@ class HAFMAccompanimentGenerationMixin:
             return extractor.vocals(vocals, sampling_rate, padding_mask)
         return extractor.unpadded(input_values, padding_mask, original_lengths, original_rates)
 
-    def _kept(
+    def _kept_instrumental(
         self: "HAFMForVocalAccompaniment",
         instrumental: Any,
         sampling_rate: int | None,
@@ -305,10 +308,10 @@ class HAFMAccompanimentGenerationMixin:
             instrumental (float [N] or [C, N], or None): existing accompaniment.
             sampling_rate: its rate in Hz; None for the model's.
             keep: the spans, (start, stop) in seconds.
-            encoder_outputs: of which there may be only one, for the length of its song.
+            encoder_outputs: must be a single one, whose length is that of the song.
 
         Raises:
-            ValueError: spans or several vocals do not go with the instrumental, or spans are outside it.
+            ValueError: there are spans without an instrumental, several vocals, or spans outside the instrumental.
         """
         if instrumental is None:
             if len(keep):
@@ -321,23 +324,24 @@ class HAFMAccompanimentGenerationMixin:
         return KeptInstrumental(audio, rate, keep, encoder_outputs[0].length(rate) / rate)
 
     def _vocals_at_once(self, options: GenerationOptions) -> int:
-        """Number of vocals whose `num_samples` accompaniments are generated together, in one batch of rows."""
+        """Number of vocals whose `num_samples` accompaniments each are generated together, as one batch."""
         return max(ROWS_AT_ONCE // options.num_samples, 1)
 
     def _announce_total(
         self: "HAFMForVocalAccompaniment", reports: ProgressReports, tokens: Sequence[int], options: GenerationOptions
     ) -> None:
-        """Sets what is reported before the first step, the number of steps of the first stage.
+        """Announces the number of steps of the first stage, which is reported before the first step.
 
         Args:
-            reports: to which it is announced.
+            reports: receives the number.
             tokens: number of semantic tokens of each vocal.
             options: of which `num_samples` is used.
         """
         # the total is that of the first batch
-        together = tokens[: self._vocals_at_once(options)]
-        tokens_of_rows = [count for count in together for _ in range(options.num_samples)]
-        reports.expect(*steps_of_first_stage(self.stages, tokens_of_rows))
+        tokens_of_songs: list[int] = []
+        for num_tokens in tokens[: self._vocals_at_once(options)]:
+            tokens_of_songs += [num_tokens] * options.num_samples
+        reports.expect(*steps_of_first_stage(self.stages, tokens_of_songs))
 
     def _seeded_torch(
         self: "HAFMForVocalAccompaniment", options: GenerationOptions, seed: int
@@ -361,7 +365,7 @@ class HAFMAccompanimentGenerationMixin:
         """The chain of stages over encoder outputs, each of which is a variation of a vocal.
 
         Args:
-            encoder_outputs: what the stages read of each.
+            encoder_outputs: what the stages read of each variation.
             options: the generation options.
             reports: called with the stages' progress.
             kept: the spans to keep, if there are any; they are tokenised here.
@@ -405,6 +409,7 @@ class HAFMAccompanimentGenerationMixin:
             kept: the spans to keep, if there are any.
             reports: repeats the last report between pieces of the work.
         """
+        # int64 [codebooks, codec frames]
         codes = chain.codes(number)
         length = encoded.length(self.sampling_rate)
         # not as a batch: memory use grows with the length of a song
@@ -457,14 +462,14 @@ def lead_sheets_of(
 
 
 def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> dict[str, HAFMStageForCausalLM]:
-    """Leaves out a stage, and the stages that read tokens which nothing writes then.
+    """Leaves out a stage, and the stages that read a token stream which is then missing.
 
     Args:
         skipped: name of the stage to leave out.
         stages: by name, in the order in which they run.
 
     Returns:
-        The remaining stages, likewise.
+        The remaining stages, by name and in the same order.
     """
     table = parts.stage_parts()
     # token streams that exist when a stage runs
@@ -480,21 +485,20 @@ def without_stage(skipped: str, stages: Mapping[str, HAFMStageForCausalLM]) -> d
 def variations_of(
     encoder: HAFMVocalEncoder, encoded: HAFMEncoderOutput, options: GenerationOptions, keeps_spans: bool = False
 ) -> list[HAFMEncoderOutput]:
-    """What the stages read for each of `num_samples` accompaniments of a vocal.
+    """What the stages read for each of the `num_samples` accompaniments of a vocal.
 
-    If no style is given, each has the next of `suiting_styles`, which the seed has put in order.
+    If no style is given, each accompaniment gets the next of the song's `suiting_styles`, over and over.
 
     Args:
-        encoder: that of the model.
+        encoder: the model's encoder.
         encoded: what it has returned for the vocal.
-        options: the generation options.
-        keeps_spans: whether spans of an instrumental are kept. Otherwise, if no style is given, each accompaniment
-            gets one of those that suit the song.
+        options: of which `num_samples` is used.
+        keeps_spans: whether spans of an instrumental are kept; then no style is chosen.
     """
     variations = []
     for number in range(options.num_samples):
         variation = replace(encoded, variation=number)
-        # none if a style was given, or the model has none
+        # empty if a style was given, or the model has none
         if encoded.suiting_styles and not keeps_spans:
             variation = encoder.in_style(variation, encoded.suiting_styles[number % len(encoded.suiting_styles)])
         variations.append(variation)
@@ -502,14 +506,18 @@ def variations_of(
 
 
 def one_vocal(vocals: Sequence[Any]) -> Any:
-    """The only item of a list of vocals, in whatever form; raises ValueError if there are none or several."""
+    """The only item of a list of vocals, in whatever form they are.
+
+    Raises:
+        ValueError: there are none or several.
+    """
     if len(vocals) != 1:
         raise ValueError(f"A stream takes one vocal, and {len(vocals)} were given.")
     return vocals[0]
 
 
 def without_one_channel(audio: torch.Tensor) -> torch.Tensor:
-    """Drops the channel axis of mono audio (float32 […, C, N]): […, N] if C is 1."""
+    """Audio (float32 […, channels, N]) without its channel axis ([…, N]) if it is mono."""
     return audio.squeeze(-2) if audio.shape[-2] == 1 else audio
 
 
@@ -535,7 +543,10 @@ def check_supported(options: GenerationOptions, model: Any) -> None:
 
 
 def supported_needs(model: Any) -> set[str]:
-    """What `Option.needs_one_of` finds in a model: lead-sheet rows that its stages read, "stem" with a separator."""
+    """Those values of `Option.needs_one_of` that a model offers.
+
+    They are the names of the lead-sheet rows that its stages read and, if it has a separator, "stem".
+    """
     rows = model.encoder.lead_sheet_rows_read
     if model.separator is None:
         return rows

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spans of an existing instrumental that a new one keeps: their tokens for the stages, and their audio.
 
-Dimensions: N samples, C channels, Q codebooks of a stage, T frames of a stage.
+Dimensions: N samples, C channels.
 """
 
 import math
@@ -18,6 +18,7 @@ from ..tokenizers.codecs import Codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from . import parts
 
+# (start s, stop s) each
 Spans = Sequence[tuple[float, float]]
 
 
@@ -25,7 +26,8 @@ class KeptInstrumental:
     """Spans of an existing instrumental to keep.
 
     Args:
-        audio (float32 [C, N]): the instrumental, in the channels that the codec plays; may be shorter than the song.
+        audio (float32 [channels, N]): the instrumental, with as many channels as the codec plays; may be shorter than
+            the song.
         rate (Hz): sampling rate of `audio`.
         spans: the spans to keep, as (start, stop) in seconds.
         song_seconds: length of the song.
@@ -43,6 +45,7 @@ class KeptInstrumental:
         if not spans:
             raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
         for start, stop in spans:
+            # a millisecond of tolerance for a stop that was rounded up
             if not (0 <= start < min(stop, seconds) and stop <= seconds + 1e-3):
                 raise ValueError(f"The span {start} to {stop} s is not within the instrumental of {seconds:.2f} s.")
             if start >= song_seconds:
@@ -65,21 +68,22 @@ class KeptInstrumental:
         Args:
             semantic_tokenizer, codec: the parts that make the tokens.
             stages: the stages that generate such tokens, by name.
-            frames: length of the song at `frame_rate`. Only frames that lie entirely within a span are kept.
-            frame_rate (Hz): at which frames of all stages begin together.
+            frames: length of the song in frames at `frame_rate`; only those that lie entirely in a span are kept.
+            frame_rate (Hz): rate at which frames of all stages begin together.
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            int64 [Q, T] by the name of the stage, −1 where the stage is to generate.
+            By the name of the stage: int64 [codebooks of the stage, frames of the stage], −1 where it is to generate.
         """
-        inside = torch.zeros(frames, dtype=torch.bool)  # of each frame, whether it is kept
+        # whether each frame is kept
+        inside = torch.zeros(frames, dtype=torch.bool)
         for start, stop in self.spans:
             # 1e-6: a boundary between two frames stays there in spite of rounding
             inside[math.ceil(start * frame_rate - 1e-6) : int(stop * frame_rate + 1e-6)] = True
 
         rate = codec.format.sampling_rate
         channels = codec.format.channels
-        # as long as the song, float32 [C, N]
+        # as long as the song, float32 [channels, N]
         audio = torch.zeros(channels, frames * rate // frame_rate)
         # what the codec reads may have other channels than what it plays
         instrumental = with_channels(self.audio.T, channels).reshape(-1, channels).T
@@ -92,7 +96,7 @@ class KeptInstrumental:
         table = parts.stage_parts()
         codebooks = {name: stage.config.num_codebooks for name, stage in stages.items() if table[name].acoustic}
         codes = codec.encode(audio[None].to(codec.model.device), sum(codebooks.values()), check_stop)[0]
-        # by stage, int64 [Q, T]
+        # by stage, int64 [codebooks, frames of the stage]
         tokens = {"semantic": semantic[None]}
         tokens |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
         kept = {}
@@ -106,7 +110,7 @@ class KeptInstrumental:
         """Pastes the kept spans into an instrumental, cross-faded at the joins.
 
         Args:
-            instrumental (float32 [N] or [N, C]): the generated one.
+            instrumental (float32 [N], or [N, C] with C channels): the generated instrumental.
             rate: its sampling rate in Hz.
 
         Returns:
@@ -115,13 +119,13 @@ class KeptInstrumental:
         pasted = in_columns(instrumental)  # [N, C]
         audio = _resampled(self.audio, self.rate, rate).t().numpy()
         for start, stop in self.spans:
-            last_sample = min(round(stop * rate), len(instrumental), len(audio))
-            pasted = paste(pasted, audio, rate, round(start * rate), last_sample)
+            stop_sample = min(round(stop * rate), len(instrumental), len(audio))
+            pasted = paste(pasted, audio, rate, round(start * rate), stop_sample)
         return pasted.reshape(instrumental.shape)
 
 
 def _resampled(audio: np.ndarray, rate: int, wanted: int) -> torch.Tensor:
-    """Resamples an instrumental (float32 [C, N] at `rate` Hz) to `wanted` Hz: float32 [C, N]."""
+    """Resamples an instrumental (float32 [channels, N] at `rate` Hz) to `wanted` Hz, channel by channel."""
     return torch.from_numpy(np.stack([resample(channel, rate, wanted) for channel in audio]))
 
 
@@ -129,6 +133,7 @@ def _joined(spans: Spans) -> list[tuple[float, float]]:
     """Sorts spans (start, stop in seconds) and merges those that touch or overlap: they need no cross-fade."""
     joined: list[tuple[float, float]] = []
     for start, stop in sorted(spans):
+        # 1e-6 s: spans that touch may be apart by rounding
         if joined and start <= joined[-1][1] + 1e-6:
             joined[-1] = (joined[-1][0], max(joined[-1][1], stop))
         else:

@@ -41,9 +41,9 @@ from .parts import PARTS, check_names, part_classes, stage_parts
 class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
-    Without a `fine` stage only the coarse codebooks are decoded. A `listener`, which estimates tempo, chords and
-    key, the `ear`, a HuBERT whose features it was trained to read as well, and a `separator`, which splits the
-    instrumental into stems, are optional.
+    Without a `fine` stage only the coarse codebooks are decoded. Optional are a `listener`, which estimates tempo,
+    chords and key; an `ear`, a HuBERT whose features the listener reads as well; and a `separator`, which splits the
+    instrumental into stems.
     `generate` and `stream` are those of `HAFMAccompanimentGenerationMixin`.
 
     Args:
@@ -62,7 +62,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
     listener: HAFMListenerModel | None
     ear: HAFMSemanticTokenizerModel | None
     separator: HAFMSeparatorModel | None
-    # of the feature extractor loaded with the model, so that it is saved again with it
+    # configuration of the feature extractor loaded with the model, with which it is saved again
     feature_extractor_config: dict[str, Any] = {}
     # an audio example (OGG) of each style by its name: `styles/NAME.ogg` in the repository
     style_sounds: dict[str, bytes] = {}
@@ -83,7 +83,10 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
         """Does nothing: each part initialises its own weights."""
 
     def train(self, mode: bool = True) -> "HAFMForVocalAccompaniment":
-        """Sets the mode of the stages only: in training mode the codec would update its running mean as it decodes."""
+        """Sets the mode of the stages only, and keeps the other parts in evaluation mode.
+
+        In training mode the codec would update its running mean as it decodes.
+        """
         super().train(mode)
         for name in part_classes(self.config).keys() - stage_parts().keys():
             getattr(self, name).eval()
@@ -106,7 +109,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
             StrictDataclassClassValidationError: if their vocabularies or rates do not match.
         """
         check_names(parts)
-        # None: no part, where the default would be the paper's
+        # None for optional parts that are missing: left out, they would get the paper's configuration
         configs: dict[str, Any] = {f"{name}_config": None for name, part in PARTS.items() if part.optional}
         configs |= {f"{name}_config": part.config for name, part in parts.items()}
         # the composite's configuration also sets its parts' attention implementation, and would reset it if not given
@@ -152,7 +155,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
         stored = HAFMConfig.from_pretrained(source, **hub)
         model = cls.from_parts(**load_parts(source, stored, kwargs, **hub))
         model.name_or_path = str(source)
-        # if there is none, `save_pretrained` writes the default one
+        # without a stored feature extractor, `save_pretrained` writes the default one
         if find_file(source, FEATURE_EXTRACTOR_NAME, hub):
             model.feature_extractor_config = HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
@@ -182,7 +185,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
             part = getattr(self, name)
             if getattr(part, "peft_config", None):
                 raise ValueError(f"{name} has adapters, which a composite can't hold; merge them: merge_and_unload().")
-            # a part that has been replaced brings its own
+            # a part that has been replaced has its own configuration
             setattr(self.config, f"{name}_config", part.config)
             # in every process: each may hold a shard of the weights that the main one writes
             part.save_pretrained(folder / name, is_main_process=is_main_process, **kwargs)
@@ -203,7 +206,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
 
     @property
     def sampling_rate(self) -> int:
-        """Sampling rate of what the codec plays, and thus of the output, in Hz."""
+        """Sampling rate of the codec's output, and thus of instrumentals, in Hz."""
         return self.config.codec_format.output_sampling_rate
 
     @property
@@ -218,7 +221,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
 
     @property
     def encoder(self) -> HAFMVocalEncoder:
-        """The parts that listen to the vocal."""
+        """The parts that listen to the vocal, as the encoder that returns what the stages read."""
         stage_configs = {name: stage.config for name, stage in self.stages.items()}
         return HAFMVocalEncoder(self.semantic_tokenizer, self.listener, self.ear, stage_configs)
 
@@ -233,7 +236,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
         return self.encoder.styles
 
     def parameter_counts(self) -> dict[str, int]:
-        """Number of parameters of each part, and their `total`."""
+        """Number of parameters of each part by name, and their sum as "total"."""
         counts = {name: getattr(self, name).num_parameters() for name in part_classes(self.config)}
         return counts | {"total": sum(counts.values())}
 
@@ -245,7 +248,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
         Args:
             vocal (float32 [N]): mono.
             sampling_rate: in Hz.
-            lead_sheet: what is known, or a dict of its fields.
+            lead_sheet: what is known, a lead sheet or a dict of its fields; None: nothing.
 
         Returns:
             The lead sheet with beats if the tokenizer finds at least two, and chords and key if there is a `listener`.
@@ -270,7 +273,7 @@ def load_parts(
         stored: the composite's configuration as stored there.
         options: those of `from_pretrained` other than `hub`: `config`, `attn_implementation`, `dtype` and overrides
             such as `semantic_config={…}`; the rest are passed on to every part.
-        hub: keyword arguments among HUB_OPTIONS.
+        hub: keyword arguments among HUB_OPTIONS, such as `revision` and `subfolder`.
 
     Returns:
         The parts by name, on the CPU.
@@ -317,10 +320,14 @@ def load_parts(
 
 
 def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
-    """Pops from `options` what concerns the configuration.
+    """Pops the options that concern the configuration from `options`, in place.
+
+    Args:
+        stored: the composite's configuration as stored.
+        options: as for `load_parts`.
 
     Returns:
-        The configuration given, or else the `stored` one, with the overrides of parts; and the stages' attention
+        The configuration given, or else the stored one, with the overrides of parts; and the stages' attention
         implementation, None if it is not given.
     """
     given = options.pop("config", None)
@@ -337,13 +344,13 @@ def _pop_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig
 
 
 def config_json(config: HAFMConfig) -> str:
-    """A composite's configuration as JSON for its config.json.
+    """A composite's configuration as text for its config.json.
 
-    Without what depends on where the parts were loaded from (`_name_or_path`, `auto_map`).
+    The entries that say where parts were loaded from (`_name_or_path`, `auto_map`) are left out.
     """
 
     def without_origins(values: dict[str, Any]) -> dict[str, Any]:
-        """The values without origins, at all levels."""
+        """A copy of the values, nested ones as well, without these entries."""
         remaining: dict[str, Any] = {}
         for name, value in values.items():
             if isinstance(value, dict):

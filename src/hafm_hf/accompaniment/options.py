@@ -22,7 +22,7 @@ MEDIAN_BALANCE = -2.5
 # the largest seed that torch's and numpy's generators both accept
 MAX_SEED = 2**63 - 1
 
-# what an option of a type accepts, in Python and in words
+# by the type of an option, the type of value that it accepts, and that type in words
 KINDS: dict[type, tuple[type, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
@@ -36,15 +36,16 @@ class Option:
     """An option, as the metadata of its field.
 
     Args:
-        kind: its type, of which a number may be an integer.
+        kind: type of its value; a float option accepts integers, too.
         help: what it does, in a sentence.
         label: its name in a user interface.
         default: its value if it is not given; None leaves it to the model or to the song.
-        least, most: its limits, inclusive.
-        choices: the values that a string accepts.
-        word: a string that a number accepts as well.
+        least, most: limits of a number, inclusive; None: no limit.
+        choices: the values that a string option accepts; empty: any.
+        word: a string that a number option accepts in place of a number, such as "auto"; empty: none.
         internal: whether it controls how the machine computes, which clients of a server must not choose.
-        needs_one_of: lead-sheet rows, of which a stage of the model must read one; "stem" requires a separator.
+        needs_one_of: what the model must have one of: lead-sheet rows that a stage reads ("beat" …), or "stem" for a
+            separator; empty: the option suits any model.
     """
 
     kind: type
@@ -59,14 +60,19 @@ class Option:
     needs_one_of: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any) -> None:
-        """Refuses a value of the wrong type or out of range for the option, whose name is `name`.
+        """Refuses a value of the wrong type or out of range.
+
+        Args:
+            name: name of the option, for the message.
+            value: the value; None, for "not given", is accepted if the default leaves it open.
 
         Raises:
             ValueError: naming the option, its value and the values allowed.
         """
-        # None leaves the value to the model or to the song
+        # a style that is None is as open as "auto"
         if value is None and self.default in (None, AUTO_STYLE):
             return
+        # such as "auto", which is accepted in place of a number
         if self.word and value == self.word:
             return
         self._check_type(name, value)
@@ -76,16 +82,17 @@ class Option:
             self._check_limits(name, value)
 
     def _check_type(self, name: str, value: Any) -> None:
-        """Raises ValueError for a value of another type."""
+        """Raises ValueError unless the value of the option called `name` is of its type."""
         accepted, wanted = KINDS[self.kind]
         if self.word:
             wanted += f" or {self.word!r}"
-        # True is a whole number, too, but nobody means one by it
-        if not isinstance(value, accepted) or isinstance(value, bool) is not (self.kind is bool):
+        # for Python True is also an integer, but nobody means a number by it
+        bool_for_number = isinstance(value, bool) and self.kind is not bool
+        if not isinstance(value, accepted) or bool_for_number:
             raise ValueError(f"{name} is {value!r}; it must be {wanted}.")
 
     def _check_limits(self, name: str, value: Any) -> None:
-        """Raises ValueError for a number out of range."""
+        """Raises ValueError if the number given for the option called `name` is out of range or infinite."""
         least = -math.inf if self.least is None else self.least
         most = math.inf if self.most is None else self.most
         # written so that NaN fails
@@ -101,7 +108,10 @@ class Option:
 
 
 def option(default: Any, kind: type, help: str, label: str, **limits: Any) -> Any:
-    """A field of `GenerationOptions` or `MixOptions`; the arguments are those of `Option`."""
+    """A dataclass field of `GenerationOptions` or `MixOptions`.
+
+    The arguments are the fields of `Option`; `limits` are those that have a default, from `least` on.
+    """
     return field(default=default, metadata={"option": Option(kind, help, label, default, **limits)})
 
 
@@ -175,10 +185,13 @@ class GenerationOptions:
     def of(
         cls, options: "GenerationOptions | None" = None, given: Mapping[str, Any] | None = None
     ) -> "GenerationOptions":
-        """Replaces the options that are given by name; None counts as not given.
+        """A copy of `options`, the defaults if None, in which those `given` by name are replaced.
+
+        A given value of None counts as not given.
 
         Raises:
             TypeError: there is no option of that name.
+            ValueError: for an invalid value.
         """
         return with_values(cls() if options is None else options, given or {})
 
@@ -247,16 +260,19 @@ class MixOptions:
 
     @classmethod
     def of(cls, options: "MixOptions | None" = None, given: Mapping[str, Any] | None = None) -> "MixOptions":
-        """Replaces the options that are given by name; None counts as not given.
+        """A copy of `options`, the defaults if None, in which those `given` by name are replaced.
+
+        A given value of None counts as not given.
 
         Raises:
             TypeError: there is no option of that name.
+            ValueError: for an invalid value.
         """
         return with_values(cls() if options is None else options, given or {})
 
 
 def options_by_name(options: type[GenerationOptions] | type[MixOptions]) -> dict[str, Option]:
-    """The options of a class by name."""
+    """The `Option` of each field of a class of options, by the field's name."""
     return {field.name: field.metadata["option"] for field in fields(options)}
 
 

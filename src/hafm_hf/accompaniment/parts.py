@@ -30,7 +30,7 @@ class PartEntry:
     """A part's entry in the table.
 
     Args:
-        model_class: its class.
+        model_class: the part's class.
         optional: whether a composite may lack it.
     """
 
@@ -45,8 +45,8 @@ class StageEntry(PartEntry):
     Args:
         model_class, optional: as for every part.
         title: human-readable name of its tokens.
-        reads: the token streams that condition it, in the order of its conditioning sources.
-        writes: the token stream that it generates.
+        reads: names of the token streams that condition it, in the order of its conditioning sources.
+        writes: name of the token stream that it generates.
         tokenizer: the part that makes such tokens from audio, "semantic_tokenizer" or "codec".
     """
 
@@ -57,12 +57,12 @@ class StageEntry(PartEntry):
 
     @property
     def acoustic(self) -> bool:
-        """Whether it generates codec codes."""
+        """Whether the stage generates codec codes."""
         return self.tokenizer == "codec"
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
-        """The parts whose tokens it reads or writes."""
+        """Names of the parts that make tokens as the stage reads or writes them, each once."""
         return tuple(dict.fromkeys(tokenizer_of(stream) for stream in (*self.reads, self.writes)))
 
 
@@ -120,6 +120,7 @@ def tokenizer_of(stream: str) -> str:
     """The part, "semantic_tokenizer" or "codec", that makes the tokens of a stream ("coarse" …) from audio."""
     if stream == VOCAL_STREAM:
         return "semantic_tokenizer"
+    # exactly one stage writes it
     (tokenizer,) = [stage.tokenizer for stage in stage_parts().values() if stage.writes == stream]
     return tokenizer
 

@@ -33,7 +33,7 @@ from .options import MEDIAN_BALANCE, GenerationOptions, MixOptions, options_by_n
 
 logger = logging.get_logger(__name__)
 
-# mix options that change the length or the sampling rate of a song; a stream takes these only
+# mix options that change the length or the sampling rate of a song, the only ones that a stream takes
 LENGTH_OPTIONS = ("output_rate", "tail", "intro_bars", "outro_bars")
 # a mix further below the requested loudness than this is worth a warning
 TOO_QUIET_LU = 0.5
@@ -59,9 +59,9 @@ class HAFMPipeline(Pipeline):
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
-    # the model already has the one that it was saved with
+    # the model already has the feature extractor that it was saved with
     _load_feature_extractor = False
-    # what clients of a server may set
+    # names of the parameters of a call that clients of a server may set
     public_parameters = (
         *(name for name, option in options_by_name(GenerationOptions).items() if not option.internal),
         *options_by_name(MixOptions),
@@ -75,7 +75,7 @@ class HAFMPipeline(Pipeline):
             feature_extractor = HAFMFeatureExtractor.from_pretrained(feature_extractor)
         extractor = model.feature_extractor()
         if feature_extractor is not None:
-            # one that an early version has saved is at the codec's rate
+            # a feature extractor saved by an early version has the codec's rate
             settings = {**feature_extractor.to_dict(), "sampling_rate": extractor.sampling_rate}
             extractor = HAFMFeatureExtractor(**settings)
         super().__init__(model, feature_extractor=extractor, **kwargs)
@@ -141,8 +141,8 @@ class HAFMPipeline(Pipeline):
                 over the pipeline's own. `num_samples` must be 1.
 
         Yields:
-            For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, at the level
-            generated), "vocals" (float32 [n] or [n, 2], the same piece of the vocal), "sampling_rate" (Hz),
+            For each chunk a dict: "audio" (float32 [n] or [n, channels], the next piece of the instrumental, at the
+            level generated), "vocals" (float32 [n] or [n, 2], the same piece of the vocal), "sampling_rate" (Hz),
             "vocal_start" (s), "lead_sheet" (with the style, if the model has any), and the length of the whole song,
             "seconds"; with `stems=True` also "stems".
 
@@ -156,20 +156,20 @@ class HAFMPipeline(Pipeline):
             raise TypeError(f"A stream has no use for {given[0]!r}; a call has.")
         if are_several(vocal):
             vocal = one_vocal(vocal)
-        read, forward, _ = self._sanitize_parameters(**kwargs)
-        sounds = self.preprocess(vocal, **{**self._preprocess_params, **read})
-        forward = {**self._forward_params, **forward}
-        options = forward["options"]
-        mix = forward["mix"]
-        progress = forward.get("progress")
-        (encoded,) = self._encode([sounds["prepared"]], options, mix, forward.get("lead_sheet"), progress)
+        preprocess_params, forward_params, _ = self._sanitize_parameters(**kwargs)
+        sounds = self.preprocess(vocal, **{**self._preprocess_params, **preprocess_params})
+        forward_params = {**self._forward_params, **forward_params}
+        options = forward_params["options"]
+        mix = forward_params["mix"]
+        progress = forward_params.get("progress")
+        (encoded,) = self._encode([sounds["prepared"]], options, mix, forward_params.get("lead_sheet"), progress)
         encoded = variations_of(self.model.encoder, encoded, options)[0]
         chunks = self.model.stream(encoder_outputs=[encoded], options=options, progress=progress)
 
         model_rate = self.model.sampling_rate
         rate = self._output_rate(sounds["vocal_rate"], mix)
         whole_vocal = self._vocal_for_mix(sounds["vocal"], sounds["vocal_rate"], rate, encoded)
-        done = 0  # samples at `rate`
+        done = 0  # samples yielded so far, at `rate`
         for instrumental in audio.resample_pieces(map(side_by_side, chunks), model_rate, rate):
             piece = audio.fade_instrumental(
                 instrumental[: len(whole_vocal) - done], rate, done, len(whole_vocal), encoded.fade
@@ -237,30 +237,30 @@ class HAFMPipeline(Pipeline):
         Returns:
             The arguments of `preprocess`, `_forward` and `postprocess`, in this order, as far as they are given.
         """
-        # none yet while the pipeline itself is created
-        default_read = getattr(self, "_preprocess_params", {})
-        defaults = getattr(self, "_forward_params", {})
+        # parameters of the pipeline itself, none yet while it is created
+        preprocess_defaults = getattr(self, "_preprocess_params", {})
+        forward_defaults = getattr(self, "_forward_params", {})
         mix_options = {name: given.pop(name) for name in options_by_name(MixOptions) if name in given}
-        mix = MixOptions.of(defaults.get("mix"), mix_options)
+        mix = MixOptions.of(forward_defaults.get("mix"), mix_options)
         if mix.balance is not None or mix.loudness is not None:
             audio.require_pyloudnorm()
-        options = GenerationOptions.of(options or defaults.get("options"), given)
+        options = GenerationOptions.of(options or forward_defaults.get("options"), given)
         if isinstance(lead_sheet, (list, tuple)):
             raise ValueError("lead_sheet is a list; give a LeadSheet or a dict, which holds for all vocals of a call.")
         if lead_sheet is None:
-            lead_sheet = defaults.get("lead_sheet")
+            lead_sheet = forward_defaults.get("lead_sheet")
         if files is None:
-            files = default_read.get("files", True)
+            files = preprocess_defaults.get("files", True)
         sheet = known_lead_sheet(lead_sheet, tempo, beats, chords, key, files=files)
         if isinstance(instrumental, Mapping) and "mix" in instrumental:
-            # a song that a call has returned; its "vocals" would be read first
+            # a song that a call has returned: without "array", its "vocals" would be read
             instrumental = {**instrumental, "array": instrumental["audio"]}
 
-        read = {"sampling_rate": sampling_rate, "seconds": seconds, "instrumental": instrumental, "files": files}
-        forward = {"progress": progress, "keep": keep, "lead_sheet": sheet}
-        read = {name: value for name, value in read.items() if value is not None}
-        forward = {name: value for name, value in forward.items() if value is not None}
-        return read, forward | {"options": options, "mix": mix}, {"mix": mix}
+        to_read = {"sampling_rate": sampling_rate, "seconds": seconds, "instrumental": instrumental, "files": files}
+        to_generate = {"progress": progress, "keep": keep, "lead_sheet": sheet}
+        preprocess_params = {name: value for name, value in to_read.items() if value is not None}
+        forward_params = {name: value for name, value in to_generate.items() if value is not None}
+        return preprocess_params, forward_params | {"options": options, "mix": mix}, {"mix": mix}
 
     def preprocess(
         self,
@@ -278,7 +278,8 @@ class HAFMPipeline(Pipeline):
 
         Returns:
             "prepared" (`PreparedVocal`), and the vocal as it was recorded: "vocal" (float32 [N] or [N, 2]) and
-            "vocal_rate" (Hz); "instrumental" (float32 [C, N]) and "instrumental_rate" (Hz), or None.
+            "vocal_rate" (Hz); "instrumental" (float32 [channels, N], in the channels that the codec plays) and
+            "instrumental_rate" (Hz), None without one.
         """
         vocal, rate, name = self._read(input_, sampling_rate, seconds)
         vocal = audio.without_offset(vocal)
@@ -288,9 +289,9 @@ class HAFMPipeline(Pipeline):
         instrumental_samples = None
         instrumental_rate = None
         if instrumental is not None:
-            read, instrumental_rate, _ = self._read(instrumental, sampling_rate)
-            read = audio.with_channels(read, self.model.config.codec_format.output_channels)
-            instrumental_samples = audio.in_columns(read).T
+            samples, instrumental_rate, _ = self._read(instrumental, sampling_rate)
+            samples = audio.with_channels(samples, self.model.config.codec_format.output_channels)
+            instrumental_samples = audio.in_columns(samples).T
         return {
             "prepared": prepared,
             "vocal": vocal,
@@ -313,7 +314,7 @@ class HAFMPipeline(Pipeline):
             prepared: the vocals.
             options: the generation options.
             mix: of which intro, outro and tail are used.
-            lead_sheet: what is known of all the songs.
+            lead_sheet: what is known; it holds for every song.
             progress: as for a call.
 
         Returns:
@@ -383,10 +384,10 @@ class HAFMPipeline(Pipeline):
             options, mix, lead_sheet, keep, progress: from `_sanitize_parameters`.
 
         Returns:
-            "generated" (for several vocals, a list of these): "variations", for each its "audio" and, if requested,
-            "stems" (float32 [N] or [C, N]), and its "lead_sheet"; "encoded" (`HAFMEncoderOutput`); "kept", the spans
-            to keep, or None; the vocal itself, "vocal" and "vocal_rate"; and "check_stop", which repeats the last
-            report of progress.
+            "generated": for one vocal a dict, for several a list of dicts. Each has "variations", a list of dicts with
+            "audio" (float32 [N] or [channels, N]), "lead_sheet" and, if requested, "stems" (tensors of that shape by
+            name); "encoded" (`HAFMEncoderOutput`); "kept" (`KeptInstrumental`, or None); "vocal" and "vocal_rate" (as
+            from `preprocess`); and "check_stop", which repeats the last report of progress.
         """
         prepared = input_tensors["prepared"]
         vocals = input_tensors["vocal"]
@@ -460,7 +461,7 @@ class HAFMPipeline(Pipeline):
 
         songs = []
         for variation in generated["variations"]:
-            # the stems, or the instrumental as the only track
+            # float32 [N] or [channels, N] each: the stems, or the instrumental as the only track
             generated_tracks = variation.get("stems", {"": variation["audio"]}).values()
             tracks = []
             for track in stoppable(generated_tracks, check_stop):
@@ -469,7 +470,8 @@ class HAFMPipeline(Pipeline):
                 tracks.append(audio.fade_instrumental(samples, rate, 0, len(vocal), encoded.fade))
             instrumental = reduce(np.add, tracks)
             if kept is not None:
-                # at the rate of the song, which may hold more than the codec's; stems still sum to the instrumental
+                # pasted at the song's rate, as it may be above the codec's; the stems share the difference, so that
+                # they still sum to the instrumental
                 pasted = kept.paste_into(instrumental, rate)
                 difference = (pasted - instrumental) / np.float32(len(tracks))
                 tracks = [samples + difference for samples in tracks]
@@ -493,15 +495,16 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal (float32 [N] or [N, 2]): at `vocal_rate` Hz.
             vocal_rate, rate: its sampling rate and that of the result, in Hz.
-            encoded: of which `before` and `after` are used, the seconds without the voice.
+            encoded: of which `before` and `after` are used, the seconds of silence.
 
         Returns:
-            float32 [M] or [M, 2].
+            float32 [M] or [M, 2], M the length of the song at `rate`.
         """
         samples = audio.resample(vocal, vocal_rate, rate)
         silence = (round(encoded.before * rate), round(encoded.after * rate))
         if not any(silence):
             return samples
+        # none along the channels, if there are any
         return np.pad(samples, [silence] + [(0, 0)] * (samples.ndim - 1))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -520,13 +523,13 @@ class HAFMPipeline(Pipeline):
 
 
 def side_by_side(chunk: torch.Tensor) -> np.ndarray:
-    """Arranges a chunk of a stream for resampling, all channels of all stems at once.
+    """Arranges all channels of all stems of a chunk as columns, so that they are resampled at once.
 
     Args:
-        chunk (float32 [N], [C, N], [stems, N] or [stems, C, N]): C channels.
+        chunk (float32 [N], [channels, N], [stems, N] or [stems, channels, N]): as `stream` of the model yields it.
 
     Returns:
-        float32 [N] or [N, stems · C].
+        float32 [N] or [N, stems · channels].
     """
     if chunk.ndim > 1:
         chunk = chunk.flatten(0, -2)
@@ -534,7 +537,14 @@ def side_by_side(chunk: torch.Tensor) -> np.ndarray:
 
 
 def stems_of(piece: audio.Samples) -> dict[str, audio.Samples]:
-    """The stems (float32 [N] or [N, C]) of a piece of a stream with all channels side by side ([N, stems · C])."""
+    """Splits a piece of a stream into its stems.
+
+    Args:
+        piece (float32 [N, stems · channels]): as arranged by `side_by_side`.
+
+    Returns:
+        float32 [N] or [N, channels] by the name of the stem.
+    """
     stems = {}
     for name, stem in zip(STEMS, np.split(piece, len(STEMS), axis=1), strict=True):
         stems[name] = stem[:, 0] if stem.shape[1] == 1 else stem
@@ -552,14 +562,14 @@ def _mixed(
     """Mixes a vocal and an instrumental into a song, the result of a call.
 
     Args:
-        vocal, instrumental (float32 [N] or [N, C] each): of one length.
-        rate (Hz): of both.
-        options: gains, balance and loudness.
-        stems: the instrumental's, by name; may be empty.
+        vocal, instrumental (float32 [N] or [N, channels] each): of the same length.
+        rate (Hz): sampling rate of both.
+        options: of which gains, balance and loudness are used.
+        stems: stems of the instrumental by name; may be empty.
         check_stop: called between pieces of the work; an exception that it raises ends it.
 
     Returns:
-        "audio", "mix", "vocals", "sampling_rate" (Hz) and, if there are any, "stems", as a call returns them.
+        "audio", "mix", "vocals", "sampling_rate" (Hz) and, if there are stems, "stems", as a call returns them.
     """
     # the instrumental is turned down before mixing, so that the mix is made from the "audio" returned
     turned_down = audio.turned_down(instrumental)
@@ -588,14 +598,14 @@ def _mixed(
 
 
 def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
-    """The file or the samples of a vocal, the samples' rate if known (Hz), and a name for error messages.
+    """Takes the file or the samples of a vocal out of the forms that a call accepts.
 
     Args:
         vocal: in any form that `HAFMPipeline.__call__` accepts.
-        sampling_rate: rate of samples that come without one.
+        sampling_rate: in Hz, of samples that come without one.
 
     Returns:
-        A path, URL, file object, bytes or samples; their rate, None for files; the name.
+        A path, URL, file object, bytes or samples; the samples' rate in Hz if known, else None; a name for messages.
 
     Raises:
         HAFMAudioError: for a dict without audio, or if decoding fails.
@@ -620,7 +630,7 @@ def unwrapped(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
 
 
 def _read_torchcodec(decoder: Any) -> tuple[np.ndarray, int, str]:
-    """Samples of a torchcodec AudioDecoder (float32 [C, N]), their rate, and a name."""
+    """Samples of a torchcodec AudioDecoder (float32 [channels, N]), their rate in Hz, and a name for messages."""
     name = audio.source_name(getattr(getattr(decoder, "metadata", None), "path", None))
     try:
         samples = decoder.get_all_samples()

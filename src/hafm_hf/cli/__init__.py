@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def show_version(wanted: bool) -> None:
-    """Prints the version of the package and exits."""
+    """Prints the version of the package and exits, if it is `wanted`."""
     if wanted:
         from .. import __version__
 

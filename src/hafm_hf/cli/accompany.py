@@ -116,7 +116,7 @@ def accompany(
     VOCAL may also be a single folder. Such a run can be stopped at any time, and the same command continues it.
     If no seed is given, NAME_take_FORMAT.json (of a folder: plan.json) records the one used, with all options.
     """
-    # os.path.isdir is False where permission is denied; Path.is_dir raises
+    # whether a folder is among the vocals; os.path.isdir is False where permission is denied, Path.is_dir raises
     many = any(map(os.path.isdir, vocals))
     if not many and ((engine, workers) != ("local", 1) or batch_size is not None):
         raise typer.BadParameter("--engine, --workers and --batch-size are only for a folder of vocals.")
@@ -125,7 +125,7 @@ def accompany(
     if (beats or chords or key) and (many or len(vocals) > 1):
         raise typer.BadParameter(ONE_VOCAL)
     sheet = read_lead_sheet(tempo, beats, chords, key)
-    # the plan of a folder holds plain values only, no LeadSheet
+    # the plan of a folder is stored as JSON: plain values, no LeadSheet
     sheet_parameters = {"tempo": tempo} if many else {"lead_sheet": sheet}
     parameters = {
         "num_samples": num_samples,
@@ -153,7 +153,10 @@ def accompany(
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
     usable_names = [vocal_name(vocal) for vocal in vocals if not request.name_problem(vocal, vocal_name(vocal))]
-    planned = [path for name in usable_names for files in request.files(name) for path in files.values()]
+    planned: list[Path] = []
+    for name in usable_names:
+        for files in request.files(name):
+            planned += files.values()
     check_output(out, [] if many or overwrite else planned)
     if many:
         accompany_folder(request, batch_size or 8, engine_arguments(engine, workers))
@@ -162,7 +165,7 @@ def accompany(
 
 
 def check_request(request: Request, vocals: list[str], many: bool) -> None:
-    """Refuses arguments that do not go together before generating for minutes.
+    """Refuses arguments that do not go together, before generating for minutes.
 
     Args:
         request: the options.
@@ -170,7 +173,7 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
         many: whether one of them is a folder.
 
     Raises:
-        typer.BadParameter: says which do not.
+        typer.BadParameter: naming the arguments.
         ModuleNotFoundError: if balance or loudness is given and pyloudnorm is not installed.
     """
     if many and (len(vocals) > 1 or request.out == "."):
@@ -187,11 +190,14 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
 
 
 def accompany_files(request: Request, vocals: list[str]) -> None:
-    """Accompanies one vocal after the other, and ends the command; exit code 1 if any of them cannot be used.
+    """Accompanies one vocal after the other, and ends the command.
 
     Args:
         request: the options; if they have no seed, one is drawn and set in them.
         vocals: files, URLs, or "-" for standard input.
+
+    Raises:
+        typer.Exit: always, at the end; exit code 1 if any of the vocals cannot be used.
     """
     seed_is_drawn = request.parameters["seed"] is None
     if seed_is_drawn:
@@ -221,21 +227,28 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.")
             raise
         record = request.record(vocal_name(vocal))
-        # may be that of an earlier song
+        # a record from an earlier run may exist
         record.unlink(missing_ok=True)
         if seed_is_drawn:
             sheet = request.parameters["lead_sheet"]
             parameters = {**request.parameters, "lead_sheet": sheet and sheet.to_dict()}
             loaded = {"model": request.model, "device": request.device, "dtype": request.dtype}
             write_json(record, {"vocal": vocal, **loaded, **parameters})
-        # words last: whatever becomes of them, the files are there
+        # reported last: if printing fails, the files are still there
         report_song(request, accompanied)
     raise typer.Exit(1 if failed else 0)
 
 
 @dataclass(frozen=True)
 class Accompanied:
-    """The songs of a vocal, one per variation, their files, and the seconds that they took."""
+    """The songs of a vocal, one per variation.
+
+    Args:
+        outcome: the vocal and its output files.
+        songs: what the pipeline has returned for each variation.
+        written: the files written.
+        elapsed: seconds that it took to generate them all.
+    """
 
     outcome: Outcome
     songs: list[dict[str, Any]]
@@ -260,6 +273,7 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
         tasks: dict[str, Any] = {}
 
         def advance(stage: str, done: int, total: int) -> None:
+            """Updates the stage's progress bar; its first report adds the bar."""
             if stage not in tasks:
                 tasks[stage] = bars.add_task(f"{vocal_name(vocal)}: {stage_parts()[stage].title}", total=total)
             bars.update(tasks[stage], completed=done, total=total)
@@ -274,7 +288,7 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
 
 
 def report_song(request: Request, accompanied: Accompanied) -> None:
-    """Prints the files of a vocal's songs, and how long they took; with `--json` one object per song instead."""
+    """Prints the files of a vocal's songs and how long they took; with `--json`, a line of JSON per song instead."""
     records = accompanied.outcome.lines(request.parameters["seed"])
     seconds = records[0]["seconds"]
     timing = {

@@ -38,29 +38,32 @@ if TYPE_CHECKING:
     from ..lead_sheet.lead_sheet import LeadSheet
 
 PLAN_FORMAT = 2
-# a batch takes as long as its longest vocal: others must have this share of its length; it is held in memory
+# a batch takes as long as its longest vocal: the others must have at least this share of its length
 LEAST_SHARE = 0.75
+# a batch is held in memory: longest sum of its vocals' lengths
 LONGEST_BATCH_SECONDS = 3600.0
+# suffixes of the lead sheet files next to a vocal
 SHEET = "_lead_sheet.json"
 BEATS = "_beats.txt"
 CHORDS = "_chords.lab"
+# the options of a generation and of a mix whose default is not None
 DEFAULTS = {
     name: value for name, value in {**asdict(GenerationOptions()), **asdict(MixOptions())}.items() if value is not None
 }
 
 
 def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:
-    """Accompanies all vocals of a folder; exit code 1 if any of them cannot be used.
+    """Accompanies all vocals of a folder, and ends the command.
 
     Args:
         request: the options, with the folder as its source.
-        batch_size: vocals generated together.
+        batch_size: most vocals generated together.
         engine: `engine` ("local" or "ray"), `workers` (a number) and `address` (of a Ray cluster), as
             `corpus.engines.run_on` takes them.
 
     Raises:
         HAFMCorpusError, HAFMJobError: if the run cannot start or go on; finished files are kept.
-        typer.Exit: always, at the end, with the exit code.
+        typer.Exit: always, at the end; exit code 1 if any of the vocals cannot be used.
     """
     with loading(request.model):
         bare = without_weights(model_folder(request.model))
@@ -97,7 +100,7 @@ def accompany_all(
 
     Args:
         request: the options; if no seed is given, one is drawn and stored for the next run.
-        batch_size: vocals generated together.
+        batch_size: most vocals generated together.
         engine: `engine` ("local" or "ray"), `workers` (a number) and `address` (of a Ray cluster), as
             `corpus.engines.run_on` takes them; one local process if not given.
 
@@ -125,20 +128,22 @@ def accompany_all(
 
         jobs = []
         for batch in plan.batches:
-            # whole batches, of which some files may exist: rounding may depend on a batch's shape
+            # whole batches, although some of their files may exist: rounding may depend on a batch's shape
             if not finished.issuperset(batch):
                 jobs.append([(vocal, plan.names[vocal]) for vocal in batch])
         needs = {"threads": request.parameters["threads"], "gpus": int(request.device == "cuda")}
         resources = {"engine": "local", **(engine or {}), **needs}
         for outcomes in run_on(make=accompany_batch, options=request, jobs=jobs, **resources):
             for outcome in outcomes:
-                # some of a batch that is made again were finished before
+                # a batch that is made again may hold vocals that were finished before
                 if outcome.vocal not in finished:
                     yield outcome, total, seed
 
 
 def _resolved(request: Request) -> Request:
-    """Resolves a request: absolute folders, the actual device, and one thread per worker unless given.
+    """A copy of a request with absolute folders, the actual device and, unless given, one thread per worker.
+
+    Parameters that are None are left out.
 
     Raises:
         HAFMCorpusError: if the output folder is inside the folder of vocals.
@@ -156,7 +161,9 @@ def _resolved(request: Request) -> Request:
 
 
 def _names(vocals: Iterable[str]) -> dict[str, str]:
-    """Base name of each vocal's files: its path without the suffix, unless two paths differ only in that.
+    """Base name of each vocal's files, by the vocal: its path without the suffix.
+
+    If two paths differ only in the suffix, it is kept in the names: "song.wav" becomes "song_wav".
 
     Raises:
         HAFMCorpusError: two vocals would have the same name.
@@ -174,10 +181,10 @@ class Plan:
     """What a run makes.
 
     Args:
-        batches: vocals that are generated together.
-        errors: why a vocal cannot be used, by vocal.
-        seed: of the generation.
-        names: base name of the files of each vocal in the batches.
+        batches: lists of vocals (paths relative to the folder) that are generated together.
+        errors: why a vocal cannot be used, by the vocal.
+        seed: seed of the generation.
+        names: base name of its files for each vocal in the batches.
     """
 
     batches: list[list[str]]
@@ -206,11 +213,11 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
     # a corpus's plan has the same format number, but shards
     if earlier_plan.get("format") != PLAN_FORMAT or "shards" in earlier_plan:
         raise HAFMCorpusError(f"{path} is not a plan of this version of hafm accompany; choose another folder.")
-    content = {**DEFAULTS, **request.parameters, "device": request.device, "dtype": request.dtype}
-    content |= {"format": request.file_format, "weights": model_fingerprint(request.model), "batch_size": batch_size}
+    options = {**DEFAULTS, **request.parameters, "device": request.device, "dtype": request.dtype}
+    options |= {"format": request.file_format, "weights": model_fingerprint(request.model), "batch_size": batch_size}
     # without a given seed: that of the earlier run, or a random one
-    content.setdefault("seed", earlier_plan.get("options", {}).get("seed", secrets.randbits(31)))
-    check_same_options(Path(request.out), earlier_plan.get("options", content), content)
+    options.setdefault("seed", earlier_plan.get("options", {}).get("seed", secrets.randbits(31)))
+    check_same_options(Path(request.out), earlier_plan.get("options", options), options)
 
     vocals, drops, _ = find_audio(source)
     errors = {drop.track: f"{drop.track}: {drop.reason.value}; fix or remove it." for drop in drops}
@@ -236,7 +243,7 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
     new_vocals = [vocal for vocal in vocals if vocal not in unchanged]
     lengths: dict[str, float] = {}
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        results = pool.map(functools.partial(_read, source, request.parameters.get("seconds")), new_vocals)
+        results = pool.map(functools.partial(_length_or_error, source, request.parameters.get("seconds")), new_vocals)
         for vocal, length_or_error in zip(new_vocals, results, strict=True):
             if isinstance(length_or_error, str):
                 errors[vocal] = length_or_error
@@ -257,11 +264,11 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
     planned = list(itertools.chain.from_iterable(batches))
     # those of vocals that are away stay, since their songs do
     stamps = {**earlier_stamps, **{vocal: stamps[vocal] for vocal in planned}}
-    write_json(path, {"format": PLAN_FORMAT, "options": content, "stamps": stamps, "batches": batches})
-    return Plan(batches, errors, content["seed"], {vocal: names[vocal] for vocal in planned})
+    write_json(path, {"format": PLAN_FORMAT, "options": options, "stamps": stamps, "batches": batches})
+    return Plan(batches, errors, options["seed"], {vocal: names[vocal] for vocal in planned})
 
 
-def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
+def _length_or_error(source: Path, seconds: float | None, vocal: str) -> float | str:
     """Reads a vocal and its lead sheet files before anything is generated.
 
     Args:
@@ -312,7 +319,7 @@ def model_fingerprint(model: str | None) -> str:
 
 
 def _sheet_files(source: Path, vocal: str) -> dict[str, str]:
-    """The lead sheet files next to a vocal that exist, by their suffix; paths are relative to `source`."""
+    """Lead sheet files next to a vocal, as far as they exist: paths relative to the folder `source`, by suffix."""
     name = os.path.splitext(vocal)[0]
     return {suffix: name + suffix for suffix in (SHEET, BEATS, CHORDS) if (source / (name + suffix)).is_file()}
 
@@ -323,7 +330,7 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
     Args:
         source: the folder.
         vocal: path of the vocal, relative to the folder.
-        tempo: tempo of all songs, in BPM; a song's own beats take precedence.
+        tempo: tempo of all songs, in BPM; a song's own beats or tempo take precedence. None: not given.
 
     Raises:
         ValueError: naming the file and the line.
@@ -372,7 +379,7 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
         try:
             samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=vocal, mono=False)
             if sheet := own_lead_sheet(source, vocal, parameters.get("tempo")):
-                # of the whole batch: `_batched` puts such a vocal into one of its own
+                # parameters hold for the whole batch, of which such a vocal is the only one (`_batched`)
                 parameters |= {"lead_sheet": sheet, "tempo": None}
             sounds[vocal] = {"array": samples, "sampling_rate": rate, "path": vocal}
         except ValueError as error:

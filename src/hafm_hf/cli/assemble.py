@@ -9,6 +9,7 @@ import typer
 from .console import HAFMCommandError, first_line, say
 from .options import advanced, basic
 
+# names of the parts that a model must have
 REQUIRED = ("semantic_tokenizer", "semantic", "coarse", "codec")
 Part = Annotated[str | None, basic(help="Folder or hub id.")]
 

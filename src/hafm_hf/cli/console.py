@@ -21,14 +21,14 @@ from rich.table import Table
 
 from ..pretrained import redaction
 
-# modules whose name differs from that of their package
+# packages whose name differs from that of their module, by the module
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 class Output(Console):
-    """A console that prints names as they are, and whose reader may stop, as `head` does, without ending the command.
+    """A console that prints names as they are, and does not end the command when its reader stops, as `head` does.
 
-    A command that ended there would leave songs unmade.
+    A command that ended there would leave songs unmade. `options` are those of rich's Console.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -36,7 +36,7 @@ class Output(Console):
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def on_broken_pipe(self) -> None:
-        """Called by rich when the reader is gone: nothing more is shown."""
+        """Drops all further output; rich calls it when the reader is gone."""
         self.quiet = True
         discard(self.file)
 
@@ -46,7 +46,7 @@ stderr = Output(stderr=True, soft_wrap=True)
 
 
 def discard(file: IO[str]) -> None:
-    """Sends the rest of the output of `file`, a standard stream, to the null device: nobody reads it any more."""
+    """Sends all further output of `file`, a standard stream that nobody reads any more, to the null device."""
     null_device = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null_device, file.fileno())
     os.close(null_device)
@@ -84,7 +84,7 @@ def first_line(error: BaseException) -> str:
 
 
 def missing_package(error: BaseException) -> HAFMCommandError | None:
-    """The message for a missing package that one of our extras installs; None for any other error."""
+    """The error to show if `error` is about a missing package that one of our extras installs; else None."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return None
     module = error.name.partition(".")[0]
@@ -94,14 +94,14 @@ def missing_package(error: BaseException) -> HAFMCommandError | None:
     extras = sorted({extra for name, extra in listed if name.replace("_", "-") == package} - {"all", "dev"})
     if not extras:
         return None
-    which = "each of the extras"
+    subject = "each of the extras"
     if len(extras) == 1:
-        which = "the extra"
-    # extras may contain each other: suggest the one with the fewest packages
+        subject = "the extra"
+    # an extra may contain another: suggest the one with the fewest packages
     num_packages = Counter(extra for _, extra in listed)
     smallest = min(extras, key=lambda extra: num_packages[extra])
     return HAFMCommandError(
-        f"{package} is not installed; {which} {', '.join(extras)} includes it: pip install 'hafm-hf[{smallest}]'."
+        f"{package} is not installed; {subject} {', '.join(extras)} includes it: pip install 'hafm-hf[{smallest}]'."
     )
 
 
@@ -153,7 +153,7 @@ def model_folder(model: str | None) -> Path:
 def progress_bars(quiet: bool) -> Progress:
     """Bars on stderr with counts, elapsed and remaining time; none if `quiet` and stderr is not a terminal."""
     columns = (
-        # a name in it is not markup
+        # brackets in a name are not markup
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -180,5 +180,5 @@ def print_table(
         table.add_column(heading, justify="right" if heading in numbers else "left")
     for row in rows:
         table.add_row(*row)
-    # when stdout is not a terminal, the default width of 80 would cut the table off
+    # where stdout is not a terminal, the default width of 80 characters would cut the table off
     Output(width=None if stdout.is_terminal else 160).print(table)

@@ -35,7 +35,16 @@ CACHE_DIGITS = 12
 
 @dataclass
 class EvaluationSet:
-    """The evaluation set: exactly one of `pairs`, `karaoke` and `protocol`, and how it is cut into clips."""
+    """The evaluation set: exactly one of `protocol`, `pairs` and `karaoke`, and how it is cut into clips.
+
+    Args:
+        protocol: name of a protocol ("musdb18") and the folder of its data set.
+        separation: how a protocol separates vocals; None: by its default.
+        pairs, karaoke: folder of vocals with references, or of stereo karaoke files.
+        clip_seconds: length of clips; None: the protocol's, or whole songs.
+        hop_seconds: time between the starts of clips; None: `clip_seconds`.
+        limit: number of clips; None: all.
+    """
 
     protocol: tuple[str, Path] | None = None
     separation: str | None = None
@@ -48,7 +57,14 @@ class EvaluationSet:
 
 @dataclass
 class References:
-    """Embedders and baselines to evaluate with."""
+    """Embedders and baselines to evaluate with.
+
+    Args:
+        retrieval_bank: folder of pairs from which the retrieval baselines choose; None: no bank.
+        embedder: names of embedders; None: the default of the evaluation set.
+        vggish_weights: file or URL of VGGish's weights, if it is used.
+        no_baselines: whether to leave out the baselines.
+    """
 
     retrieval_bank: Path | None
     embedder: list[str] | None
@@ -56,10 +72,10 @@ class References:
     no_baselines: bool
 
     def asked(self, embedder: str) -> dict[str, Any]:
-        """The fields `bank` and `measuring` of `Evaluation`: the retrieval bank, embedders, and baselines.
+        """The fields `bank` and `measuring` of `evaluation.run.Evaluation`: retrieval bank, embedders and baselines.
 
         Args:
-            embedder: the embedder to use if none is named.
+            embedder: name of the embedder to use if none is named.
 
         Raises:
             typer.BadParameter: if the weights do not exist, or options contradict each other.
@@ -176,11 +192,11 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
 
 
 def clip_set(flags: EvaluationSet, out: Path) -> dict[str, Any]:
-    """The fields `clips` and `data` of `Evaluation`: the clips, and their description for the report.
+    """The fields `clips` and `data` of `evaluation.run.Evaluation`: the clips, and their description for the report.
 
     Args:
         flags: the options that name the set and say how to cut it.
-        out: folder for what a protocol unpacks and separates.
+        out: folder for the files that a protocol unpacks and separates.
 
     Raises:
         typer.BadParameter: if not exactly one set is named.
@@ -219,7 +235,7 @@ def clip_set(flags: EvaluationSet, out: Path) -> dict[str, Any]:
 
 
 def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Parses options of the form NAME=FOLDER into folders by system name; a repeated name has several folders.
+    """Parses values of --outputs, NAME=FOLDER each, into folders by name; a repeated name has several folders.
 
     Raises:
         typer.BadParameter: if an option does not have that form.

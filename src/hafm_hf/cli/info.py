@@ -64,7 +64,10 @@ def describe_model(model: str | None) -> dict[str, Any]:
 
 
 def without_weights(folder: Path) -> Any:
-    """A composite on the meta device, from a folder's configurations: no memory, and fast even at the paper's size."""
+    """A composite on the meta device, made from a folder's configurations.
+
+    It takes no memory for weights, and is made fast even at the paper's size.
+    """
     import torch
 
     from ..accompaniment.configuration_accompaniment import HAFMConfig
@@ -76,5 +79,5 @@ def without_weights(folder: Path) -> Any:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Size of all files in and below a folder."""
+    """Size in bytes of all files in and below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

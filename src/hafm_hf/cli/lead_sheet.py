@@ -59,7 +59,7 @@ class Sheets:
         formats: file formats of the lead sheets.
         click: whether to write a click track.
         as_json: whether to print the lead sheets instead of writing files.
-        given: what is known of the song.
+        given: what is known of the songs; None: nothing.
         metre: beats per bar; None to estimate them.
     """
 
@@ -120,7 +120,7 @@ def lead_sheet(
         if not as_json:
             problems[name] = name_problem(vocal, planned[name])
     if not as_json:
-        # files that must not exist yet
+        # files to write that must not exist yet
         new_files: list[Path] = []
         if not overwrite:
             for name in names:
@@ -161,7 +161,10 @@ def lead_sheet(
 
 
 def named_vocals(vocal: str) -> list[tuple[str, str]]:
-    """Pairs (base name of the output files, vocal) for an argument: itself, or all audio files of a folder.
+    """The vocals that an argument names: itself or, if it is a folder, all audio files in it.
+
+    Returns:
+        (base name of the output files, vocal) each.
 
     Raises:
         typer.BadParameter: if the folder contains none.
@@ -177,7 +180,7 @@ def named_vocals(vocal: str) -> list[tuple[str, str]]:
 
 
 def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: audio.Samples, rate: int) -> None:
-    """Completes the lead sheet of a vocal by estimates, and writes or prints it.
+    """Completes the lead sheet of a vocal with estimates, and writes or prints it.
 
     Args:
         composite (`HAFMForVocalAccompaniment`): the model.
@@ -226,7 +229,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
     if asked.click and song is not None:
         track = click_track(song.beats, whole_sheet.downbeats, length, rate)
         written.append(audio.write_audio(asked.out / f"{name}{CLICK_FILE}", track, rate))
-    # words last: whatever becomes of them, the files are there
+    # reported last: if printing fails, the files are still there
     if song is not None:
         about = f"{name}: {len(song.beats)} beats, {song.tempo:.1f} BPM, {len(song.bars)} bars of {song.metre}/4"
         if whole_sheet.key:

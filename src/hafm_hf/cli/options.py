@@ -59,7 +59,7 @@ Workers = Annotated[
 
 
 def described_flag(flag: str) -> dict[str, Any]:
-    """Help and limits of a flag of an option of a generation or a mix, from the option's field."""
+    """Help and limits of a flag ("--top-k") of a generation or mix option, as arguments of `typer.Option`."""
     name = flag.removeprefix("--").replace("-", "_")
     option = (options_by_name(GenerationOptions) | options_by_name(MixOptions))[name]
     limits = {}
@@ -89,7 +89,11 @@ OutputRate = Annotated[int | None, mix("--output-rate", **described_flag("--outp
 
 
 def parsed_balance(text: str) -> float | str:
-    """Parses the value of --balance, "auto" or a number in LU; raises typer.BadParameter for anything else."""
+    """Parses the value of --balance, "auto" or a number in LU.
+
+    Raises:
+        typer.BadParameter: for anything else, or a number out of range.
+    """
     value: float | str = text
     if text != "auto":
         try:
@@ -125,7 +129,17 @@ def engine_arguments(engine: str, workers: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `hafm accompany`; `parameters` are passed to the pipeline."""
+    """The arguments of `hafm accompany`.
+
+    Args:
+        source: the vocal or the folder of vocals.
+        out: the output folder.
+        model: folder or hub id; the bundled hafm-tiny if None.
+        device, dtype: as for `load_pipeline`.
+        file_format: format and suffix of the audio files.
+        parameters: keyword arguments for the pipeline.
+        as_json: whether to print results as JSON.
+    """
 
     source: str
     out: str
@@ -137,10 +151,13 @@ class Request:
     as_json: bool = False
 
     def files(self, name: str) -> list[dict[str, Path]]:
-        """The output files of a vocal: for each sample, paths by part ("instrumental", "mix" and the stems).
+        """The output files of a vocal.
 
         Args:
             name: base name of the vocal's files; with several samples, _1, _2 … follow it.
+
+        Returns:
+            For each sample, the paths by part: "instrumental", "mix" and, if requested, the names of the stems.
         """
         samples = self.parameters.get("num_samples") or 1
         if samples == 1:
@@ -151,19 +168,27 @@ class Request:
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
 
     def record(self, name: str) -> Path:
-        """The file that records the options of songs whose seed was drawn; each number of songs has its own."""
+        """The file that records the options of songs whose seed was drawn; each number of songs has its own.
+
+        `name` is the base name of the vocal's files.
+        """
         samples = self.parameters.get("num_samples") or 1
         if samples > 1:
             name = f"{name}_1_to_{samples}"
         return Path(self.out, f"{name}_take_{self.file_format}.json")
 
     def name_problem(self, vocal: str, name: str) -> str:
-        """The sentence that refuses a vocal whose files would have names that are too long; empty if none has."""
+        """The sentence that refuses a vocal if its files would have names that are too long; else empty.
+
+        Args:
+            vocal: name of the vocal in that sentence.
+            name: base name of its files.
+        """
         paths = [path for files in self.files(name) for path in files.values()]
         return name_problem(vocal, [*paths, self.record(name)])
 
     def check(self, model: HAFMForVocalAccompaniment) -> None:
-        """Raises HAFMCommandError if the model does not support the options; it may be without weights."""
+        """Raises HAFMCommandError if a model, which may be without weights, does not support the options."""
         from ..accompaniment.generation_accompaniment import check_supported
 
         options = {name: self.parameters.get(name) for name in options_by_name(GenerationOptions)}
@@ -175,7 +200,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for a vocal (in a run over a folder, its relative path): files by part per sample, or an error."""
+    """The result for a vocal: its output files, or an error.
+
+    Args:
+        vocal: as named on the command line; in a run over a folder, its path relative to the folder.
+        files: for each sample, the paths by part (`Request.files`); empty if there is an error.
+        error: why the vocal cannot be used, in a sentence; empty if it can.
+    """
 
     vocal: str
     files: Sequence[Mapping[str, Path]] = ()
@@ -204,7 +235,7 @@ class Outcome:
         return all(path.exists() for files in self.files for path in files.values())
 
     def lines(self, seed: int) -> list[dict[str, Any]]:
-        """The lines that `--json` prints: one for each variation, or one with the error.
+        """The objects that `--json` prints, one per line: one for each sample, or one with the error.
 
         Rate and length are read from the files written; `seed` is the generation's seed.
         """
@@ -262,10 +293,10 @@ def read_vocal(vocal: str, as_json: bool, **options: Any) -> tuple[audio.Samples
 
 
 def name_problem(shown: str, files: Iterable[Path]) -> str:
-    """Why a vocal is left out whose output files would have too long a name, in a sentence; "" if none would.
+    """The sentence that refuses a vocal if a name of its output files would be too long; else empty.
 
     Args:
-        shown: the vocal's name in that sentence.
+        shown: name of the vocal in that sentence.
         files: its output files.
     """
     reasons = (too_long(path) for path in files)
@@ -330,9 +361,14 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
 
 
 def torch_device(wanted: Device) -> Device:
-    """The torch name of a device, "auto" resolved; raises HAFMCommandError if this machine has no such device."""
+    """The torch name of a device; "auto" is the best one of this machine.
+
+    Raises:
+        HAFMCommandError: if this machine has no such device.
+    """
     import torch
 
+    # the best first
     available: dict[Device, bool] = {
         "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True
     }  # fmt: skip

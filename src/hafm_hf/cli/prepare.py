@@ -101,9 +101,9 @@ def prepare(
 
 
 def run(options: PrepareOptions, as_json: bool) -> None:
-    """Prepares a corpus with a progress bar on stderr, and prints a summary, or with `as_json` the manifest.
+    """Prepares a corpus with a progress bar on stderr, and prints a summary.
 
-    The manifest is then without its list of dropped tracks.
+    With `as_json` it prints the manifest instead, without the list of dropped tracks.
     """
     import transformers
 
@@ -115,6 +115,7 @@ def run(options: PrepareOptions, as_json: bool) -> None:
         task = bars.add_task("looking for songs", total=None)
 
         def advance(done: int, total: int) -> None:
+            """Shows that `done` of `total` shards are done."""
             bars.update(task, description="shards", completed=done, total=total)
 
         manifest = prepare_corpus(options, advance)
@@ -123,7 +124,7 @@ def run(options: PrepareOptions, as_json: bool) -> None:
         return
     print_summary(manifest)
     validation_tracks = manifest["splits"]["validation"]["tracks"]
-    # validation compares a clip's conditioning with that of another track
+    # validation compares a clip's own conditioning with that of another track
     if validation_tracks < 2:
         stderr.print(
             "Only two or more validation tracks show whether a stage follows the voice; this corpus has "

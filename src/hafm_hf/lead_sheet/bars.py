@@ -24,19 +24,28 @@ USUAL_TEMPO = 120.0
 GRID = 0.5
 # less time than this before the first beat is negligible
 LEAST_LEAD_IN_SECONDS = 0.05
-# of `chord_prior`: how much it counts, and, in it, how long the key's chords are assumed to sound, how much likelier
-# each note in the key makes a chord, and how sharply the known chords decide on a key
+# constants of `chord_prior`: factor of its log probabilities
 PRIOR_WEIGHT = 0.5
+# seconds for which the key's chords are assumed to sound, in addition to the known ones
 PRIOR_SECONDS = 20.0
+# nats by which a chord with all notes in the key is likelier than one with none
 IN_KEY_WEIGHT = 5.0
+# nats by which a key that the known chords fit perfectly (a correlation of 1) is likelier than one with a fit of 0
 KEY_SHARPNESS = 8.0
+# times in seconds
 Instants = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its number (0 for a pickup), its start and length in quarters, and its chords, including one held over
-    from the bar before, each with its position in quarters from the start of the bar."""
+    """A bar.
+
+    Args:
+        number: from 1; 0 for a pickup.
+        start, length: in quarters; `start` is counted from the beginning of the song.
+        chords: (position, label) each, in quarters from the start of the bar; the first, at 0, may be held over from
+            the bar before.
+    """
 
     number: int
     start: int
@@ -51,7 +60,7 @@ class Chart:
     Args:
         sheet: with beats throughout the song, metre, downbeat and, if there are chords, a key.
         lead_in: number of quarters that fill the time before the first beat.
-        bars: from the beginning to the end.
+        bars: from the beginning to the end of the song.
     """
 
     sheet: LeadSheet
@@ -91,8 +100,8 @@ def with_bars_throughout(
 ) -> LeadSheet:
     """Completes a lead sheet with beats throughout a song of `seconds`, bars and key, estimated where unknown.
 
-    Bars have as many beats as chords and notes recur in, and begin where most chords change; the key is the one that
-    fits the chords best (Krumhansl and Kessler 1982), and estimated chords are spelled by it.
+    The metre is estimated from where chords change and notes begin (`song_metre`); bars begin where most chords do.
+    The key is the one that fits the chords best (Krumhansl and Kessler 1982), and estimated chords are spelled in it.
 
     Args:
         sheet: what is known; without tempo and beats it gets 120 beats a minute.
@@ -112,18 +121,19 @@ def with_bars_throughout(
         given_beats = [0.0, 60 / (sheet.tempo or USUAL_TEMPO)]
     else:
         given_beats = list(sheet.beats)
-    # beats go on before the first and after the last as far apart as these are from their neighbours; 1e-6 lets one
-    # fall on either end of the song although the division rounds
-    opening = max(given_beats[1] - given_beats[0], LEAST_BEAT_SECONDS)
-    num_before = int(max(given_beats[0], 0.0) / opening + 1e-6)
-    beats_before = [given_beats[0] - number * opening for number in range(num_before, 0, -1)]
-    closing = max(given_beats[-1] - given_beats[-2], LEAST_BEAT_SECONDS)
-    num_after = max(int((seconds - given_beats[-1]) / closing + 1e-6), 0)
-    beats_after = [given_beats[-1] + number * closing for number in range(1, num_after + 1)]
+    # beats go on evenly, at the distance of the first two and of the last two; 1e-6 lets one fall on either end of the
+    # song although the division rounds
+    first_period = max(given_beats[1] - given_beats[0], LEAST_BEAT_SECONDS)
+    num_before = int(max(given_beats[0], 0.0) / first_period + 1e-6)
+    beats_before = [given_beats[0] - number * first_period for number in range(num_before, 0, -1)]
+    last_period = max(given_beats[-1] - given_beats[-2], LEAST_BEAT_SECONDS)
+    num_after = max(int((seconds - given_beats[-1]) / last_period + 1e-6), 0)
+    beats_after = [given_beats[-1] + number * last_period for number in range(1, num_after + 1)]
 
     estimated = set(sheet.estimated)
     completed = replace(sheet, tempo=None, beats=[*beats_before, *given_beats, *beats_after])
-    if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
+    is_overridden = metre not in (None, sheet.beats_per_bar)
+    if sheet.beats_per_bar is None or is_overridden:
         if not metre:
             estimated |= {"beats_per_bar"}
         metre = metre or song_metre(replace(completed, beats_per_bar=None), notes)
@@ -161,9 +171,11 @@ def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
 
 
 def bars_from_downbeats(beats: Instants, downbeats: Instants) -> dict[str, int]:
-    """`beats_per_bar` and `downbeat` of a lead sheet, from times of beats and of downbeats in seconds.
+    """The fields of a lead sheet that say where bars begin, from times of beats and of downbeats in seconds.
 
-    Empty if there are fewer than two of either, or if bars have neither 3 nor 4 beats.
+    Returns:
+        "beats_per_bar" (3 or 4) and "downbeat" (index of a beat); empty if there are fewer than two beats or two
+        downbeats, or if bars have another number of beats.
     """
     if len(beats) < 2 or len(downbeats) < 2:
         return {}
@@ -175,12 +187,12 @@ def bars_from_downbeats(beats: Instants, downbeats: Instants) -> dict[str, int]:
 
 
 def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
-    """The beat of the bar (0 to metre − 1, counted from the first beat) on which most chords begin."""
+    """Index of the beat (0 to metre − 1) such that most chords begin on it or a whole number of bars later."""
     # the first chord begins with the song, on whichever beat that is
     starts = np.array([start for start, *_ in sheet.chords[1:]])
     if not len(starts) or sheet.beats is None:
         return 0
-    # the nearest beat, by its number in the bar
+    # index of the beat nearest to each start, modulo the bar
     positions = np.round(beats_passed(sheet.beats, starts)).astype(int) % metre
     return int(np.bincount(positions, minlength=metre).argmax())
 
@@ -210,19 +222,21 @@ def chord_prior(sheet: LeadSheet) -> NDArray[np.float64]:
     key = None if "key" in sheet.estimated else sheet.key
     if key is None and not profile.any():
         return np.zeros(NUM_TRIADS)
-    # weight of each key, float64 [24]
+    # weight of each key, float64 [24 keys]
     if key is None:
-        weights = np.exp(KEY_SHARPNESS * key_fit(profile))
+        key_weights = np.exp(KEY_SHARPNESS * key_fit(profile))
     else:
         # keys are numbered as their tonic triads are, which follow "no chord"
-        weights = np.eye(len(IN_KEY))[triad_class(key) - 1]
-    in_key = np.exp(IN_KEY_WEIGHT * (weights / weights.sum()) @ IN_KEY)  # [24 triads]
-    shares = (seconds[1:] + PRIOR_SECONDS * in_key / in_key.sum()) / (seconds[1:].sum() + PRIOR_SECONDS)
+        key_weights = np.eye(len(IN_KEY))[triad_class(key) - 1]
+    in_key = np.exp(IN_KEY_WEIGHT * (key_weights / key_weights.sum()) @ IN_KEY)  # [24 triads]
+    prior_seconds = PRIOR_SECONDS * in_key / in_key.sum()
+    shares = (seconds[1:] + prior_seconds) / (seconds[1:].sum() + PRIOR_SECONDS)
+    # times the number of triads: relative to a uniform probability
     return np.array([0.0, *PRIOR_WEIGHT * np.log(len(shares) * shares)])
 
 
 def note_seconds(sheet: LeadSheet) -> NDArray[np.float64]:
-    """For how many seconds the chords of a lead sheet contain each pitch class: float64 [12]."""
+    """Seconds for which the chords of a lead sheet contain each pitch class: float64 [12], from C."""
     profile = np.zeros(PITCH_CLASSES)
     for start, stop, label in sheet.chords:
         profile[list(pitch_classes(label))] += stop - start
@@ -244,8 +258,8 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
         # the time before the first beat gets quarters of its own
         lead_in = max(round(beats[0] / period), 1)
     without_bars = Chart(sheet, lead_in, ())
-    changes = _changes(without_bars)
-    # of the song in whole quarters; less than half of the grid beyond a quarter does not begin another
+    changes = _chord_changes(without_bars)
+    # length of the song in whole quarters; less than half of the grid beyond a quarter does not begin another
     end = without_bars.quarters(seconds) - GRID / 2
     length = max(math.ceil(max([end, *changes], default=0.0)), 1)
 
@@ -272,10 +286,10 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
     return Chart(sheet, lead_in, bars)
 
 
-def _changes(song: Chart) -> dict[float, str]:
-    """The chord changes of a song: the new chord by its position.
+def _chord_changes(song: Chart) -> dict[float, str]:
+    """The chord changes of a song: label of the new chord ("N" for none) by its position.
 
-    Positions, in quarters from the beginning, are in order and rounded to the grid.
+    Positions are in order, in quarters from the beginning of the song, rounded to `GRID`.
     """
 
     def rounded(second: float) -> float:
@@ -289,7 +303,7 @@ def _changes(song: Chart) -> dict[float, str]:
         last = rounded(stop)
         if last <= first:
             continue
-        # what sounded at its end goes on after it
+        # what was to sound at its end goes on after it
         earlier = [position for position in chord_at if position <= last]
         chord_after = "N"
         if earlier:

@@ -18,6 +18,7 @@ PLAIN_SIGNS = str.maketrans("♭♯−–—‐‑‒Δ∆△º˚Ø", "b#------^
 Degrees = frozenset[tuple[int, int]]
 # semitones of the degrees of a major scale
 NATURAL = {1: 0, 2: 2, 3: 4, 4: 5, 5: 7, 6: 9, 7: 11, 8: 12, 9: 14, 10: 16, 11: 17, 12: 19, 13: 21}
+# degrees of an altered chord, such as C7alt
 ALTERED = frozenset({(1, 0), (3, 4), (5, 8), (7, 10), (9, 13), (9, 15)})
 
 NO_CHORD = re.compile(r"|N|X|[Nn]\.?[Cc]\.?")
@@ -103,7 +104,7 @@ class ChordSymbol:
 
 
 def read_chord(label: str) -> ChordSymbol | None:
-    """Reads a label; None for no chord.
+    """Reads a chord label; None for "no chord" ("N", "N.C.", an empty label).
 
     Raises:
         ValueError: the label is not a chord, or may mean more than one.
@@ -134,11 +135,11 @@ def _read(written: str) -> ChordSymbol | None:
     if head is None:
         return None
     tail = written[head.end() :]
-    # "Cminor" → "Cm": the group that matched is that of the word
+    # "Cminor" → "Cm": the group of WORD that matched is numbered as the word's entry in WORDS, from 1
     normalised = head[0] + WORD.sub(lambda word: WORDS[(word.lastindex or 1) - 1][1], tail)
     matched = HARTE.fullmatch(normalised)
     # a bare root with a slash and a tension is common notation, not Harte's
-    if matched is None or matched[2] is None and SLASHED_TENSION.search(normalised):
+    if matched is None or (matched[2] is None and SLASHED_TENSION.search(normalised)):
         matched = COMMON.fullmatch(normalised)
     if matched is None:
         return None
@@ -264,10 +265,13 @@ def _core(third: str | None, major: str | None, number: str | None, after: str |
             semitones[7] = 9
         else:
             semitones[7] = 10
+    if number in ("69", "6/9"):
+        semitones[9] = NATURAL[9]
     # C13 has the ninth and the eleventh, too
-    for degree in (9, 11, 13):
-        if number in ("69", "6/9") and degree == 9 or number in ("9", "11", "13") and degree <= int(number):
-            semitones[degree] = NATURAL[degree]
+    if number in ("9", "11", "13"):
+        for degree in (9, 11, 13):
+            if degree <= int(number):
+                semitones[degree] = NATURAL[degree]
     return set(semitones.items())
 
 
@@ -278,6 +282,6 @@ def _note_at(root: str, degree: str) -> str:
     letters = "CDEFGAB"
     letter = letters[(letters.index(root[0]) + number - 1) % len(letters)]
     pitch = pitch_class(root) + NATURAL[number] + signs.count("#") - signs.count("b")
-    # semitones from the letter's natural note, −6 to 5
+    # semitones from the natural note of that letter, −6 to 5
     shift = (pitch - pitch_class(letter) + 6) % PITCH_CLASSES - 6
     return letter + ("#" if shift > 0 else "b") * abs(shift)

@@ -12,29 +12,33 @@ from .spelling import root_name
 
 # no chord, then 12 roots without and 12 with a minor third, C first
 NUM_TRIADS = 2 * PITCH_CLASSES + 1
-# of the conditioning stream, in Harte's shorthand; other chords are mapped to the nearest
+# qualities that condition stages, in Harte's shorthand; other chords are mapped to the nearest
 QUALITIES = ("maj", "min", "7", "maj7", "min7", "sus4", "dim")
 NUM_CHORD_CLASSES = 1 + PITCH_CLASSES * len(QUALITIES)
+# their notes, in semitones above the root
 INTERVALS = {
     "maj": (0, 4, 7), "min": (0, 3, 7), "7": (0, 4, 7, 10), "maj7": (0, 4, 7, 11), "min7": (0, 3, 7, 10),
     "sus4": (0, 5, 7), "dim": (0, 3, 6),
 }  # fmt: skip
+# what follows the root in a lead-sheet label
 SUFFIXES = {"maj": "", "min": "m", "7": "7", "maj7": "maj7", "min7": "m7", "sus4": "sus4", "dim": "dim"}
 # Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first
 MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
 MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+# the profile of each key, 12 major from C, then 12 minor, centred and of length 1: float64 [24 keys, 12 pitch classes]
 KEYS = np.stack([np.roll(mode, tonic) for mode in (MAJOR, MINOR) for tonic in range(len(MAJOR))])
 KEYS -= KEYS.mean(axis=1, keepdims=True)
 KEYS /= np.linalg.norm(KEYS, axis=1, keepdims=True)
 # the major and the minor scale, with both sevenths, tonic first
 SCALES = ((1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1), (1, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1))
+# the scale of each key, in the order of KEYS: int64 [24 keys, 12 pitch classes]
 SCALES_OF_KEYS = np.stack([np.roll(mode, tonic) for mode in SCALES for tonic in range(len(mode))])
 # share of the notes of 24 triads (12 major, 12 minor) that are in each of 24 keys: float64 [24 keys, 24 triads]
 IN_KEY = np.hstack([sum(np.roll(SCALES_OF_KEYS, -n, 1) for n in INTERVALS[mode]) / 3 for mode in ("maj", "min")])
 
 
 def triad_class(label: str) -> int:
-    """The triad of a label: 0 for no chord, then 12 roots without and 12 with a minor third.
+    """Class of a label among the triads, 0 to 24: 0 for no chord, then 12 roots without and 12 with a minor third.
 
     Raises:
         ValueError: the label is not a chord.
@@ -46,15 +50,18 @@ def triad_class(label: str) -> int:
 
 
 def chord_class(label: str) -> int:
-    """The class of a label among 85: 0 for no chord, then 12 roots for each of `QUALITIES`; the nearest is chosen.
+    """Class of a label, 0 to 84, that conditions stages: 0 for no chord, then 12 roots from C for each of `QUALITIES`.
+
+    A chord of another quality is mapped to the nearest (`nearest_quality`).
 
     Raises:
         ValueError: the label is not a chord.
     """
-    nearest = root_and_quality(label)
-    if nearest is None:
+    chord = read_chord(label)
+    if chord is None:
         return 0
-    return 1 + nearest[0] + PITCH_CLASSES * QUALITIES.index(nearest[1])
+    quality = nearest_quality(chord.degrees)
+    return 1 + pitch_class(chord.root) + PITCH_CLASSES * QUALITIES.index(quality)
 
 
 def chord_label(chord: int) -> str:
@@ -72,7 +79,7 @@ def key_fit(profile: NDArray[np.float64]) -> NDArray[np.float64]:
     """Correlation (−1 to 1) of a pitch-class profile (float64 [12], C first) with the profiles of the 24 keys.
 
     Returns:
-        float64 [24]: 12 major keys from C, then 12 minor ones; zeros for a profile that is flat.
+        float64 [24]: 12 major keys from C, then 12 minor ones; zeros for a flat profile.
     """
     centred = profile - profile.mean()
     length = float(np.linalg.norm(centred))
@@ -82,7 +89,7 @@ def key_fit(profile: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def root_and_quality(label: str) -> tuple[int, str] | None:
-    """Pitch class of a label's root and the nearest of `QUALITIES`, as the model reads it; None for no chord.
+    """Pitch class of a label's root (0 for C) and the nearest of `QUALITIES`; None for no chord.
 
     Raises:
         ValueError: the label is not a chord.
@@ -94,19 +101,23 @@ def root_and_quality(label: str) -> tuple[int, str] | None:
 
 
 def pitch_classes(label: str) -> tuple[int, ...]:
-    """Pitch classes of a label's chord as the model reads it (`nearest_quality`), the root first; empty for no chord.
+    """Pitch classes (0 for C) of a label's chord as the model reads it (`nearest_quality`), the root first.
+
+    Returns:
+        Empty for no chord.
 
     Raises:
         ValueError: the label is not a chord.
     """
-    nearest = root_and_quality(label)
-    if nearest is None:
+    chord = read_chord(label)
+    if chord is None:
         return ()
-    return tuple((nearest[0] + step) % PITCH_CLASSES for step in INTERVALS[nearest[1]])
+    intervals = INTERVALS[nearest_quality(chord.degrees)]
+    return tuple((pitch_class(chord.root) + interval) % PITCH_CLASSES for interval in intervals)
 
 
 def has_minor_third(degrees: Degrees) -> bool:
-    """Whether a chord has a minor third and no major one."""
+    """Whether a chord has a minor third and no major one; `degrees` are (degree, semitones above the root) each."""
     return (3, 3) in degrees and (3, 4) not in degrees
 
 

@@ -18,21 +18,22 @@ from .lead_sheet import beats_passed
 from .spelling import usual_key
 
 TICKS_A_QUARTER = 480
-# a MIDI tempo has three bytes, in microseconds a beat
+# in seconds: a MIDI tempo has three bytes, in microseconds a beat
 LONGEST_BEAT = 0xFFFFFF / 1e6
-# the chords are played in this octave, and their bass an octave below
+# MIDI pitch of the C from which chords are built, and an octave below, that of their bass
 CHORD_OCTAVE = 48
 BASS_OCTAVE = 36
+# MIDI velocities, 1 to 127
 CHORD_VELOCITY = 64
 MELODY_VELOCITY = 90
-# General MIDI drums, and the length of a click
+# General MIDI: channel of the drums, counted from 0, and pitches of two wood blocks; and the length of a click
 DRUM_CHANNEL = 9
 ACCENT = 76
 CLICK = 77
 CLICK_QUARTERS = 0.1
 # the finest metre of what precedes the first beat, in parts of a quarter
 FINEST = 16
-# chord kinds of MusicXML, as music21 names them, and their degrees in semitones above the root
+# chord kinds of MusicXML, as music21 names them, and their notes: (degree, semitones above the root) each
 KINDS = {
     kind: frozenset(zip(degrees, semitones, strict=True))
     for kind, degrees, semitones in (
@@ -63,6 +64,7 @@ KINDS = {
         ("power", (1, 5), (0, 7)),
     )
 }
+# start s, stop s, MIDI pitch
 Note = tuple[float, float, int]
 
 
@@ -152,20 +154,24 @@ def _kind(degrees: Degrees) -> tuple[str, list[tuple[str, int, int]]]:
         which it is altered) each.
     """
     changes = {kind: _changes(KINDS[kind], degrees) for kind in KINDS}
-    # programs disagree on whether an added seventh is a minor or a major one
-    unclear = {kind: any(action == "add" and degree == 7 for action, degree, _ in changes[kind]) for kind in KINDS}
-    kind = min(KINDS, key=lambda kind: (unclear[kind], len(changes[kind])))
-    return kind, changes[kind]
+
+    def cost(kind: str) -> tuple[bool, int]:
+        """Whether the kind adds a seventh, and its number of changes: programs read an added seventh differently."""
+        adds_seventh = any(action == "add" and degree == 7 for action, degree, _ in changes[kind])
+        return adds_seventh, len(changes[kind])
+
+    best = min(KINDS, key=cost)
+    return best, changes[best]
 
 
 def _changes(before: Degrees, after: Degrees) -> list[tuple[str, int, int]]:
-    """The changes that turn the degrees `before` of a chord into those `after`.
+    """The changes that turn a chord of the degrees `before` into one of the degrees `after`.
 
     Returns:
-        ("add", "alter" or "subtract", degree, semitones) each: by how many it differs from what it was ("alter"), or
-        from that degree of the major scale ("add"); 0 for "subtract".
+        ("add", "alter" or "subtract", degree, semitones) each. The semitones are those from the degree as it was
+        ("alter") or from that degree of the major scale ("add"); 0 for "subtract".
     """
-    # semitones above the root by the degree
+    # semitones above the root, by degree
     removed = dict(before - after)
     changes = []
     for degree, semitones in sorted(after - before):
@@ -177,19 +183,20 @@ def _changes(before: Degrees, after: Degrees) -> list[tuple[str, int, int]]:
 
 
 def _accidentals(root: str) -> str:
-    """A root in music21's spelling."""
+    """A note name in music21's spelling, with "-" for a flat: "B-" for "Bb"."""
     return root.translate(PLAIN_SIGNS).replace("b", "-")
 
 
 def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
     """Writes chords, a click on each beat and the sung melody, if given, as MIDI in time with the recording.
 
-    The tempo changes with every beat, so that each falls on its estimated time. Before the first beat the song's tempo
-    holds, and the quarters are counted back from that beat; what is left at the beginning is a short bar of its own.
+    The tempo changes with every beat, so that each beat falls on its time in the recording. Before the first beat the
+    song's median tempo holds, and quarters are counted back from that beat; what is left over at the beginning, less
+    than a quarter, is a short bar of its own.
 
     Args:
         chart: the song.
-        melody: (start s, stop s, MIDI pitch).
+        melody: (start s, stop s, MIDI pitch) each.
 
     Raises:
         ModuleNotFoundError: without mido.
@@ -205,7 +212,7 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
     if melody:
         tracks["Melody"] = []
         for start, stop, pitch in melody:
-            tracks["Melody"] += _sounding(quarters_at(start), quarters_at(stop), pitch, 1, MELODY_VELOCITY)
+            tracks["Melody"] += _note_events(quarters_at(start), quarters_at(stop), pitch, 1, MELODY_VELOCITY)
 
     file = mido.MidiFile(ticks_per_beat=TICKS_A_QUARTER)
     for name, events in tracks.items():
@@ -215,51 +222,53 @@ def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
         # at the same position, notes end before others begin
         for position, _, kind, values in sorted(events, key=lambda event: event[:2]):
             tick = round(position * TICKS_A_QUARTER)
-            message = mido.MetaMessage
+            message_class = mido.MetaMessage
             if kind.startswith("note"):
-                message = mido.Message
-            track.append(message(kind, time=tick - last_tick, **values))
+                message_class = mido.Message
+            track.append(message_class(kind, time=tick - last_tick, **values))
             last_tick = tick
     content = io.BytesIO()
     file.save(file=content)
     return content.getvalue()
 
 
-# position in quarters, order among events at the same position, kind and values
+# position in quarters, order among events at the same position, kind of mido's message and its values
 Event = tuple[float, int, str, dict[str, Any]]
 # from seconds in the recording to quarters in the MIDI file
 QuartersAt = Callable[[float], float]
 
 
 def _quarters_in_song(chart: Chart) -> QuartersAt:
-    """A function that maps seconds in the recording to quarters in the MIDI file.
+    """Makes a function that maps seconds in the recording to quarters in the MIDI file.
 
-    Before the first beat it counts at the song's tempo.
+    Before the first beat it counts at the song's median tempo.
     """
     beats = np.asarray(chart.beats)
+    # time of the first beat in seconds, and its position in quarters, which is 0 at the start of the recording;
+    # negative if the beat precedes the recording, which may begin between two beats
     first = float(beats[0])
-    # position of the first beat; negative if it precedes the recording, which may begin between two beats
     if first > 0:
-        start = first * chart.tempo / 60
+        first_position = first * chart.tempo / 60
     else:
-        start = -float(beats_passed(beats, np.zeros(1))[0])
+        first_position = -float(beats_passed(beats, np.zeros(1))[0])
 
     def quarters_at(second: float) -> float:
+        """Position in quarters of a time in seconds."""
         if second < first:
             return second * chart.tempo / 60
-        return start + float(beats_passed(beats, np.array([second]))[0])
+        return first_position + float(beats_passed(beats, np.array([second]))[0])
 
     return quarters_at
 
 
 def _conductor(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
-    """Events of the conductor track: a tempo for each beat, metres and the key.
+    """Events of the conductor track: a tempo for each beat, metres and, if it is known, the key.
 
     Raises:
-        ValueError: a beat is longer than a MIDI file can say (16.8 s).
+        ValueError: a beat is longer than a MIDI file can express (16.8 s).
     """
     events: list[Event] = []
-    # tempi are in microseconds a quarter
+    # MIDI tempi are in microseconds a quarter
     if chart.beats[0] > 0:
         events.append((0, 0, "set_tempo", {"tempo": round(60e6 / chart.tempo)}))
     for before, after in zip(chart.beats, chart.beats[1:], strict=False):
@@ -277,18 +286,20 @@ def _conductor(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
 
 
 def _metres(chart: Chart, first_beat: float) -> list[tuple[float, dict[str, int]]]:
-    """Where each metre of a MIDI file begins, in quarters, and its time signature.
+    """Where each metre of a MIDI file begins, in quarters, and the values of its time signature.
 
-    There are up to three: of the part of a quarter with which the recording begins, counted back from the first beat;
-    of a pickup; and of the bars. `first_beat` is the position of the first beat in quarters.
+    There are up to three, one after the other: that of the part of a quarter with which the recording begins, as
+    quarters are counted back from the first beat; that of a pickup; and that of the bars. `first_beat` is the position
+    of the first beat in quarters.
     """
+    # whole quarters before the first beat, and the rest
     quarters, ticks = divmod(round(first_beat * TICKS_A_QUARTER), TICKS_A_QUARTER)
     # in quarters
     pickup = (quarters + chart.sheet.downbeat) % chart.metre
     rest = ticks / TICKS_A_QUARTER
     metres = []
     if rest:
-        # of a whole note
+        # in whole notes, rounded to 1/FINEST of a quarter
         length = Fraction(max(round(rest * FINEST), 1), 4 * FINEST)
         metres.append((0.0, {"numerator": length.numerator, "denominator": length.denominator}))
     if pickup:
@@ -297,16 +308,16 @@ def _metres(chart: Chart, first_beat: float) -> list[tuple[float, dict[str, int]
 
 
 def _chord_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
-    """The notes of every chord, held throughout it over its bass, and its label as a text event.
+    """For each chord, its notes and bass, held until it ends, and its label as a text event.
 
-    A chord ends when the next one begins; what lies before the recording is at position 0.
+    A chord ends no later than the next one begins; times before the recording are moved to position 0.
     """
     events: list[Event] = []
     chords = chart.sheet.chords
     starts_of_next = [*(start for start, *_ in chords[1:]), math.inf]
-    # not strict: without chords there is still the infinite one
+    # not strict: without chords, `starts_of_next` still holds infinity
     for (start, stop, label), next_start in zip(chords, starts_of_next, strict=False):
-        # of two that begin together, both sound
+        # two that begin together both sound
         if next_start > start:
             stop = min(stop, next_start)
         start_quarter = max(quarters_at(start), 0.0)
@@ -316,29 +327,29 @@ def _chord_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
         if chord is None:
             continue
         for pitch in (BASS_OCTAVE + chord.lowest, *(CHORD_OCTAVE + note for note in chord.notes)):
-            events += _sounding(start_quarter, stop_quarter, pitch, 0, CHORD_VELOCITY)
+            events += _note_events(start_quarter, stop_quarter, pitch, 0, CHORD_VELOCITY)
     return events
 
 
 def _click_events(chart: Chart, quarters_at: QuartersAt) -> list[Event]:
     """Notes of a wood block on each beat of the recording, a higher one on downbeats."""
     events: list[Event] = []
-    for number, second in enumerate(chart.beats):
+    for index, second in enumerate(chart.beats):
         pitch = CLICK
-        if (number - chart.sheet.downbeat) % chart.metre == 0:
+        if (index - chart.sheet.downbeat) % chart.metre == 0:
             pitch = ACCENT
         # beats before the recording are silent
         if second >= 0:
             position = quarters_at(second)
-            events += _sounding(position, position + CLICK_QUARTERS, pitch, DRUM_CHANNEL, CHORD_VELOCITY)
+            events += _note_events(position, position + CLICK_QUARTERS, pitch, DRUM_CHANNEL, CHORD_VELOCITY)
     return events
 
 
-def _sounding(start: float, stop: float, pitch: int, channel: int, velocity: int) -> list[Event]:
-    """The two events of a note.
+def _note_events(start: float, stop: float, pitch: int, channel: int, velocity: int) -> list[Event]:
+    """The note-on and note-off event of a note.
 
     Args:
-        start, stop: in quarters; the note lasts at least a tick.
+        start, stop: positions in quarters; the note lasts at least one tick.
         pitch: MIDI pitch.
         channel: MIDI channel, from 0.
         velocity: 1 to 127.

@@ -2,9 +2,9 @@
 """Lead sheets from users' arguments, and as hand-editable files: one JSON file, or a file of beats and one
 of chords (.lab). MusicXML and MIDI can be written (`export`) but not read.
 
-A line of a beat file has a time in seconds and, optionally, the beat's number in the bar, before which Audacity writes
-a stop; a line of a chord file has start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are
-separated by spaces, tabs or commas, and may be quoted; empty lines and lines that begin with # are skipped.
+A line of a beat file has a time in seconds and, optionally, the beat's number in the bar; between the two, Audacity
+writes a stop. A line of a chord file has start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields
+are separated by spaces, tabs or commas, and may be quoted; empty lines and lines that begin with # are skipped.
 """
 
 import json
@@ -23,7 +23,7 @@ from .chord_symbols import read_chord
 from .lead_sheet import HELD, METRES, OUTER_COMMA, LeadSheet, Span
 
 T = TypeVar("T")
-# what follows the first field of a line of chords
+# what follows the first field of a line of chords: the stop, and the chord as a group
 CHORD_LINE = re.compile(r"[\d.]+\s+([A-GN]\S*)")
 # around the fields of a CSV file
 QUOTES = "\"'“”"
@@ -76,7 +76,7 @@ def known_lead_sheet(
     if new_fields.keys() & {"tempo", "beats"}:
         bar_fields = {}
         if sheet.beats is not None:
-            # its downbeat refers to the beats that are replaced; chords by the bar keep their metre
+            # the downbeat is an index in the beats that are replaced; chords by the bar keep their metre
             metre = sheet.beats_per_bar if sheet.bars else None
             bar_fields = {"downbeat": 0, "beats_per_bar": metre}
         new_fields = {"tempo": None, "beats": None, **bar_fields, **new_fields}
@@ -87,7 +87,7 @@ def known_lead_sheet(
 def _are_chords(text: str) -> bool:
     """Whether a string is chords rather than the path of a chord file.
 
-    It is if it has bar lines, or if all of its words are chords and there is no file of that name.
+    It is chords if it has bar lines, or if all of its words are chords and no file has that name.
     """
     if "|" in text:
         return True
@@ -108,7 +108,7 @@ def read_lead_sheet(path: str | Path) -> LeadSheet:
     Raises:
         ValueError: it cannot be read or is invalid; the message names the file.
     """
-    text = _text(Path(path), "JSON")
+    text = _read_text(Path(path), "JSON")
     try:
         return LeadSheet.given(json.loads(text))
     except ValueError as error:
@@ -123,12 +123,15 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
 
     def parse(words: list[str]) -> tuple[float, str]:
-        """Time in seconds and number in the bar, "" without one, of a line: the time, and the rest as one string."""
+        """Time in seconds of a line's beat, and its number in the bar ("" if the line has none).
+
+        `words` are the time and, if there is more, the rest of the line as one string.
+        """
         # a line of a chord file: start, stop, chord
         if (chord := CHORD_LINE.fullmatch(words[-1])) and _are_chords(chord[1]):
             raise ValueError
         rest = " ".join(words[1:]).replace('"', " ").split()
-        # behind Audacity's stop, which is no whole number
+        # Audacity's stop, which may come before it, is not a whole number
         number_in_bar = next(filter(str.isdecimal, rest), "")
         return float(words[0]), number_in_bar
 
@@ -137,7 +140,7 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
         if len(so_far) > 1:
             LeadSheet(beats=[second for second, _ in so_far[-2:]])
 
-    lines = _read(Path(path), 2, "seconds", parse, check)
+    lines = _parsed_lines(Path(path), 2, "seconds", parse, check)
     sheet_fields: dict[str, Any] = {"beats": [second for second, _ in lines]}
     numbers_in_bar = [int(number) for _, number in lines if number]
     different = set(numbers_in_bar)
@@ -150,9 +153,10 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
             downbeat = numbers_in_bar.index(1)
         else:
             downbeat = 1 - numbers_in_bar[0]
-        if metre not in METRES or any(
-            (beat - downbeat) % metre != number - 1 for beat, number in enumerate(numbers_in_bar)
-        ):
+        are_consistent = metre in METRES and all(
+            number == (beat - downbeat) % metre + 1 for beat, number in enumerate(numbers_in_bar)
+        )
+        if not are_consistent:
             raise ValueError(f"{path} counts bars that are not all of 3 or all of 4 beats; leave the numbers out.")
         sheet_fields |= {"beats_per_bar": metre, "downbeat": downbeat}
     return sheet_fields
@@ -166,7 +170,7 @@ def read_chords(path: str | os.PathLike[str]) -> list[Span]:
     """
 
     def parse(fields: list[str]) -> Span:
-        """(start s, stop s, label) of the three fields of a line."""
+        """(start s, stop s, label) from the three fields of a line."""
         start, stop, label = (field.strip(QUOTES) for field in fields)
         return float(start), float(stop), label
 
@@ -174,7 +178,7 @@ def read_chords(path: str | os.PathLike[str]) -> list[Span]:
         """Raises ValueError if the latest chord is not valid in a lead sheet."""
         LeadSheet(chords=so_far[-1:])
 
-    return _read(Path(path), 3, "START STOP LABEL", parse, check)
+    return _parsed_lines(Path(path), 3, "START STOP LABEL", parse, check)
 
 
 def lead_sheet_files(name: str, formats: Iterable[str] = ("lab", "json")) -> list[str]:
@@ -195,13 +199,13 @@ def write_lead_sheet(
     Args:
         sheet: the lead sheet.
         folder: created if it is missing.
-        name: of the song.
-        formats: from `FORMATS`; those in `IN_BARS` need a `chart`.
+        name: name of the song, with which the files' names begin.
+        formats: names in `FORMATS`; those in `IN_BARS` are left out without a `chart`.
         chart: the song in bars.
-        melody: (start s, stop s, MIDI pitch) of the sung notes, for "midi".
+        melody: (start s, stop s, MIDI pitch) of each sung note, for "midi".
 
     Returns:
-        the files written; files that would be empty are left out.
+        The files written; files that would be empty are left out.
 
     Raises:
         ModuleNotFoundError: "midi" without mido, "musicxml" without music21.
@@ -218,7 +222,7 @@ def write_lead_sheet(
         }
     written = []
     for file_name in lead_sheet_files(name, formats):
-        # `str` makes the empty string, for a format that needs a chart if there is none
+        # `str()` is empty: no content for a format that needs a chart if there is none
         content = contents.get(file_name.removeprefix(name), str)()
         if not content:
             continue
@@ -244,15 +248,15 @@ def _beat_lines(sheet: LeadSheet) -> str:
     return "".join(lines)
 
 
-def _read(
+def _parsed_lines(
     path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], object]
 ) -> list[T]:
     """Parses each line of a text file.
 
     Args:
         path: the file; its empty lines and comments (#) are skipped.
-        count: at most so many fields a line is split into, at spaces, tabs and commas; the last has the rest.
-        wanted: what a line should be, in errors.
+        count: most fields that a line is split into, at spaces, tabs and commas; the last one has the rest.
+        wanted: what a line should be, for error messages.
         parse: makes a value of the fields of a line; raises ValueError if it can't.
         check: called after each line with the values so far; its ValueErrors are attributed to that line.
 
@@ -263,13 +267,13 @@ def _read(
         ValueError: the file cannot be read, or a line (named in the message) is invalid.
     """
     parsed: list[T] = []
-    for number, line in enumerate(_text(path, wanted).splitlines(), start=1):
+    for number, line in enumerate(_read_text(path, wanted).splitlines(), start=1):
         # commas in brackets are part of a chord
         words = OUTER_COMMA.sub(" ", line).strip().split(None, count - 1)
         if not words or words[0].startswith("#"):
             continue
         try:
-            # a decimal comma: 0,50 means 0.50 in much of Europe
+            # a decimal comma, as in 0,50 for 0.50, would be taken for a separator
             if re.match(r"\s*\d+,\d{2,}(?![^\s;])", line):
                 raise ValueError
             parsed.append(parse(words))
@@ -282,10 +286,11 @@ def _read(
     return parsed
 
 
-def _text(path: Path, wanted: str) -> str:
+def _read_text(path: Path, wanted: str) -> str:
     """The text of a file in UTF-8, without a byte order mark.
 
-    `wanted` names what should be in it in the ValueError that is raised if it cannot be read.
+    Raises:
+        ValueError: the file cannot be read; `wanted` says in the message what it should contain.
     """
     try:
         return path.read_text(encoding="utf-8-sig")

@@ -5,7 +5,7 @@ By default, beats (by the tokenizer's rhythm network), chords (by the listener) 
 estimated from the vocal, and a style that suits them is drawn; metre and sections stay unknown unless they are given
 or asked for. The user may give or correct any part. The stages are conditioned on the lead sheet through rows, called
 streams in config files: one small integer per frame for each kind of information, 0 where unknown; a stage's
-configuration names those that it reads (`lead_sheet_streams`). Dimensions: T frames, C chords, R rows.
+configuration names those that it reads (`lead_sheet_streams`).
 """
 
 import math
@@ -27,30 +27,33 @@ from .spelling import key_label, spelled
 from .vocabulary import ENERGIES as ENERGIES
 from .vocabulary import METRES as METRES
 
-# slowest and fastest tempo
+# slowest and fastest tempo of a lead sheet
 BEATS_PER_MINUTE = (55.0, 185.0)
 # an estimated chord that reaches no further than this into a gap is left out
 LEAST_OVERLAP_SECONDS = 1e-3
 # about a bar: shorter gaps between chords are not filled with estimates
 BAR_SECONDS = 2.0
-# taps closer together than this count as one
+# given beats closer together than this are refused
 LEAST_BEAT_SECONDS = 0.1
 # separates words; those in C7(b9,#11) are inside parentheses
 OUTER_COMMA = re.compile(r",(?![^(]*\))")
-# no song lasts longer than a day
+# in seconds: no song lasts longer than a day
 LATEST_BEAT = 86_400.0
 # in a bar of chords: a beat on which the chord before goes on
 HELD = "/"
+# signs at the beginning and the end of a repeat
 REPEAT = "𝄆"
 REPEAT_END = "𝄇"
-# repeat signs as they are typed: both, the first, the last
+# repeat signs as they are typed, and what replaces them: an end and a beginning, a beginning, an end
 REPEATS = {
     r":\|[|\s]*:": f" {REPEAT_END} | {REPEAT} ",
     r"\|[|\s]*:": f"| {REPEAT} ",
     r":[|\s]*\|": f" {REPEAT_END} |",
 }
+# start s, stop s, label
 Span = tuple[float, float, str]
 Array = NDArray[np.float64]
+# the value of lead-sheet rows where nothing is known
 UNKNOWN = 0
 # equal parts of a beat; a multiple of 3 and 4, for triplets and sixteenths
 BEAT_SLICES = 12
@@ -78,7 +81,8 @@ class LeadSheet:
             Where chords overlap, the later one counts. Or a string for `bars`: "C | Am | F | G"; % repeats a bar,
             |: and :| what is between them, and / is a beat on which the last chord goes on ("C / / G").
         beats_per_bar: 3 or 4 quarters.
-        downbeat: index from 0 of a beat that begins a bar; the other bars follow from `beats_per_bar`.
+        downbeat: index in `beats`, from 0, of a beat that begins a bar; the other bars follow from `beats_per_bar`.
+            The property `downbeats` has the times of all of them.
         key: "A:min" or "C:maj"; "Am", "A minor" and "C" are converted to this notation.
         sections: (start s, stop s, energy), energy one of "sparse", "normal", "full".
         style: name of one of the model's styles, or (start s, stop s, name) where it changes; if missing, drawn from
@@ -152,8 +156,10 @@ class LeadSheet:
                 if chord != HELD:
                     read_chord(chord)
             metre = self.beats_per_bar
-            # counted in beats, the chords must fill the bar; without a metre that is known when they are placed
-            if metre and HELD in chords and metre % len(chords) and len(chords) % metre:
+            # chords with / are counted in beats, which must divide the bar evenly; without a metre this is checked
+            # when the bars are placed
+            divides_bar = not metre or metre % len(chords) == 0 or len(chords) % metre == 0
+            if HELD in chords and not divides_bar:
                 raise ValueError(f"Bar {number} of the chords, {label!r}, has {len(chords)} beats instead of {metre}.")
 
     def _check_beats(self) -> None:
@@ -171,6 +177,7 @@ class LeadSheet:
                 raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers, in seconds.")
             if len(self.beats) < 2:
                 raise ValueError("beats has fewer than two times; give two or more.")
+            # each beat and the next
             pairs = list(pairwise(self.beats))
             if not all(-LATEST_BEAT < before < after < LATEST_BEAT for before, after in pairs):
                 raise ValueError("beats must be increasing times in seconds, within a day.")
@@ -214,19 +221,20 @@ class LeadSheet:
         """Makes a lead sheet from estimates: the beats of a beat track, and the likeliest chord of each frame.
 
         Args:
-            phase (float [T]): beat phase of each frame, from 0 at a beat to 1 at the next.
-            chords (float [T, 25], *optional*): probabilities of the chords.
+            phase (float [frames]): beat phase at the middle of each frame, from 0 at a beat to 1 at the next.
+            chords (float [frames, 25], *optional*): probability of each chord (class 0 to 24, see `chord_label`).
             frame_rate: in Hz.
 
         Returns:
             A lead sheet with `beats` if there are two or more, and `chords`, both listed as estimated.
         """
-        # frames in whose second half, or in the next one's first, a beat begins
+        # frames between whose middle and that of the next a beat begins
         wraps = torch.nonzero(begins_beat(phase))[:, 0]
-        # interpolates between the middles of two frames to where the phase reaches 1
-        before = phase[wraps].double()
-        after = phase[wraps + 1].double()
-        beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
+        # interpolates between these two middles to where the phase reaches 1
+        phase_before = phase[wraps].double()
+        phase_after = phase[wraps + 1].double()
+        fractions = (1 - phase_before) / (1 - phase_before + phase_after)
+        beats = (wraps + 0.5 + fractions) / frame_rate
         estimates: dict[str, Any] = {}
         if len(beats) > 1:
             estimates["beats"] = beats.tolist()
@@ -236,7 +244,7 @@ class LeadSheet:
         return cls(**estimates, estimated=list(estimates))
 
     def to_dict(self) -> dict[str, Any]:
-        """The known fields as a JSON-serialisable dict, the inverse of `LeadSheet.given`."""
+        """The fields that differ from the defaults, as a JSON-serialisable dict; `LeadSheet.given` reads it."""
         empty = LeadSheet()
         return {name: value for name, value in asdict(self).items() if value not in (getattr(empty, name), [], ())}
 
@@ -253,9 +261,9 @@ class LeadSheet:
         return replace(self, **changes)
 
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
-        """A copy with missing fields from another lead sheet; tempo, beats and downbeat are only taken together.
+        """A copy whose missing fields are taken from `estimate`; tempo, beats and downbeat are only taken together.
 
-        Fields taken are listed as estimated if they are in `estimate`.
+        Fields that were taken are listed as estimated if `estimate` lists them so.
         """
         names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
         if not self.has_beats:
@@ -269,8 +277,8 @@ class LeadSheet:
     def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
         """Gaps between known chords, about a bar or longer, in a song of `seconds`: (start s, stop s).
 
-        One after the last chord stops at infinity, since chords are estimated to the end of the song, wherever that
-        is. Without chords it begins at 0.
+        A gap after the last chord stops at infinity, since chords are estimated to the end of the song, wherever that
+        is. Without chords there is one gap, which begins at 0.
         """
         gaps = []
         end = 0.0
@@ -304,11 +312,14 @@ class LeadSheet:
 
     @property
     def downbeats(self) -> Sequence[float]:
-        """Times in seconds of the beats that begin a bar; empty if the metre is unknown."""
+        """Times in seconds of all beats that begin a bar; empty if beats or metre are unknown.
+
+        They are every `beats_per_bar`th of `beats`, counted from the index `downbeat` both ways.
+        """
         metre = self.beats_per_bar
         if metre is None:
             return ()
-        return [beat for number, beat in enumerate(self.beats or ()) if (number - self.downbeat) % metre == 0]
+        return [second for index, second in enumerate(self.beats or ()) if (index - self.downbeat) % metre == 0]
 
     @property
     def styles(self) -> Sequence[Span]:
@@ -321,8 +332,8 @@ class LeadSheet:
         """Converts `bars` to timed `chords`.
 
         Args:
-            phase (float [T]): beat phase at the middle of each frame of the song, which counts if there are no
-                `beats`.
+            phase (float [frames]): beat phase at the middle of each frame of the song, 0 to 1; used only if there are
+                no `beats`.
             frame_rate: in Hz.
 
         Returns:
@@ -333,53 +344,63 @@ class LeadSheet:
         if self.beats_per_bar is None:
             # so that the bars are checked against the metre in which they are counted
             return replace(self, beats_per_bar=METRES[-1]).with_bars_placed(phase, frame_rate)
-        # beats passed at each frame since one of them; the first bar begins at the beat `first_downbeat` of that count
+        # number of beats passed at each frame since `beats[0]`; at `first_downbeat` the first bar begins
         passed = self.beats_passed(len(phase), frame_rate)
         first_downbeat = self.downbeat
         downbeat = first_downbeat
         metre = self.beats_per_bar
         if passed is None:
-            # counted by the phase, from the beat before the first frame; bars begin at the one nearest to that frame
+            # counted by the phase from the beat before the first frame; bar 0 begins at the beat nearest to that frame
             counted = phase.to(torch.float64, copy=True)
             counted[1:] += begins_beat(phase).cumsum(0)
             passed = counted.numpy()
             first_downbeat = round(float(passed[0]))
-            # `from_estimates` does not list a beat at the very first frame
+            # as an index in the beats of `from_estimates`, which lists none before the middle of the first frame
             downbeat = (first_downbeat - int(np.floor(passed[0])) - 1) % metre
 
-        # in which bar of the song each frame is, and in which part of it: its chords share a bar evenly
+        # the bar of the song that each frame is in, and the part of that bar: its chords share a bar evenly
         bars = [label.split() for label in self.bars]
         parts_of_bars = np.array([len(labels) for labels in bars])
         most_parts = int(parts_of_bars.max())
         bar_positions = (passed - first_downbeat) / metre
-        numbers = np.floor(bar_positions).astype(int)
-        parts = np.floor((bar_positions - numbers) * parts_of_bars[numbers % len(bars)]).astype(int)
+        bar_of_frame = np.floor(bar_positions).astype(int)
+        position_in_bar = bar_positions - bar_of_frame
+        part_of_frame = np.floor(position_in_bar * parts_of_bars[bar_of_frame % len(bars)]).astype(int)
 
-        # a run has one bar and part, which are packed into one integer
+        # bar and part are packed into one integer, so that a run of frames has one of each
+        packed_frames = torch.from_numpy(bar_of_frame * most_parts + part_of_frame)
         chords: list[Span] = []
-        for start, stop, packed in _runs(torch.from_numpy(numbers * most_parts + parts), frame_rate):
-            number, part = divmod(packed, most_parts)
-            label = bars[number % len(bars)][part]
+        for start, stop, packed in _runs(packed_frames, frame_rate):
+            bar, part = divmod(packed, most_parts)
+            label = bars[bar % len(bars)][part]
             # before the first bar
-            if number < 0:
+            if bar < 0:
                 continue
             if label != HELD:
                 chords.append((start, stop, label))
             elif chords:
                 begun, _, held = chords[-1]
                 chords[-1] = (begun, stop, held)
-        # of overlapping chords the later one counts: those with times
+        # where chords overlap, the later one in the list counts: those given with times
         return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat, beats_per_bar=metre)
 
     def beat_phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
-        """Beat phase at the middle of each frame: float32 [T], 0 to 1; None without `beats`."""
+        """Beat phase at the middle of each frame (`frame_rate` in Hz), from 0 at a beat to 1 at the next.
+
+        Returns:
+            float32 [frames]; None without `beats`.
+        """
         passed = self.beats_passed(frames, frame_rate)
         if passed is None:
             return None
         return wrapped(passed)
 
     def beats_passed(self, frames: int, frame_rate: int) -> np.ndarray | None:
-        """Beats since `beats[0]` at the middle of each frame: float64 [T]; None without `beats`."""
+        """Number of beats, with fractions, since `beats[0]` at the middle of each frame (`frame_rate` in Hz).
+
+        Returns:
+            float64 [frames]; None without `beats`.
+        """
         if self.beats is None:
             return None
         return beats_passed(self.beats, (np.arange(frames) + 0.5) / frame_rate)
@@ -402,7 +423,7 @@ def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
     Raises:
         ValueError: one is not [start s, stop s, label].
     """
-    # what is no sequence is refused as if it were a span
+    # a value that is no sequence is refused below as an invalid span
     if not isinstance(spans, Iterable):
         spans = [spans]
     for span in spans:
@@ -429,7 +450,7 @@ def _as_bars(text: str) -> list[str]:
     lines = [line.strip("| \t") for line in signs.splitlines()]
     written = " | ".join(filter(None, lines))
     if "|" not in written:
-        # a chord, with the beats that hold it
+        # each chord, with the / that follow it
         chords = re.findall(rf"[^\s{REPEAT}{REPEAT_END}]\S*(?:\s+{HELD}(?!\S))*", written)
         if len(chords) > 1:
             raise ValueError(f"chords are {text!r}; say where bars end: {' | '.join(chords)!r}.")
@@ -456,7 +477,7 @@ def _as_bars(text: str) -> list[str]:
 
 
 def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int]]:
-    """Runs of equal values in consecutive frames (int64 [T], at `frame_rate` Hz): (start s, stop s, value) each."""
+    """Runs of equal values (int64 [frames], at `frame_rate` Hz): (start s, stop s, value) each."""
     run_values, counts = values.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
     return [
@@ -468,23 +489,23 @@ def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int
 def rows_by_frame(
     sheet: LeadSheet, names: Sequence[str], frames: int, frame_rate: int, styles: Sequence[str] = ()
 ) -> torch.Tensor:
-    """Converts a lead sheet to rows of integers, one for each frame, which condition the stages.
+    """Converts a lead sheet to rows of integers, one integer for each frame, which condition the stages.
 
     Args:
         sheet: the lead sheet.
         names: the rows to make, by the names in `ROW_SIZES`, in the order of the result.
-        frames, frame_rate (Hz): of the result.
+        frames, frame_rate (Hz): number of frames of the result, and their rate.
         styles: names of the model's styles, in order.
 
     Returns:
-        int64 [R, T], each row below its entry in `ROW_SIZES`; 0 where unknown.
+        int64 [rows, frames], each row from 0 (unknown) to below its size in `ROW_SIZES`.
 
     Raises:
         ValueError: an unknown name or style.
     """
     if unknown := [name for name in names if name not in ROW_SIZES]:
         raise ValueError(f"There is no lead-sheet row {unknown[0]!r}; choose from {', '.join(ROW_SIZES)}.")
-    # in beats, [T]
+    # number of beats passed at each frame, [frames]
     passed = sheet.beats_passed(frames, frame_rate)
     rows = np.full((len(names), frames), UNKNOWN, dtype=np.int64)
     for row, name in zip(rows, names, strict=True):
@@ -517,13 +538,13 @@ def index_of_style(style: str, styles: Sequence[str]) -> int:
 
 
 def _fill(row: np.ndarray, spans: Sequence[tuple[float, float, int]], frame_rate: int) -> None:
-    """Writes spans (start s, stop s, number) into a row (int64 [T], in place) as 1 + number, since 0 means unknown."""
-    for start, stop, number in spans:
-        row[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)] = 1 + number
+    """Writes spans (start s, stop s, index) into a row (int64 [frames], in place) as 1 + index: 0 means unknown."""
+    for start, stop, index in spans:
+        row[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)] = 1 + index
 
 
 def wrapped(passed: Array) -> torch.Tensor:
-    """Beat phases (float32 [T], in [0, 1)) of counts of beats passed (float64 [T])."""
+    """Beat phases (float32 [frames], in [0, 1)): the fractions of numbers of beats passed (float64 [frames])."""
     # values just below 1 round to 1 in float32
     return torch.from_numpy((passed % 1).astype(np.float32)) % 1
 
@@ -533,13 +554,13 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
 
     Args:
         beats: times of at least two beats in seconds, in order; extrapolated evenly before and after.
-        times (float64 [T]): in seconds.
+        times (float64 [times]): in seconds.
 
     Returns:
-        float64 [T], 0 at the first beat.
+        float64 [times], 0 at the first beat, negative before it.
     """
     times_of_beats = np.asarray(beats, dtype=np.float64)
-    # the beat before each time, but never the last, so that there is one after it
+    # index of the beat before each time, but never the last, so that there is one after it
     before = np.clip(np.searchsorted(times_of_beats, times, side="right") - 1, 0, len(times_of_beats) - 2)
     return before + (times - times_of_beats[before]) / (times_of_beats[before + 1] - times_of_beats[before])
 
@@ -550,17 +571,25 @@ def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
     The inverse of `beats_passed`: beats go on evenly before the first and after the last.
     """
     times_of_beats = np.asarray(beats, dtype=np.float64)
-    # never the last beat, so that there is one after it
+    # index of the beat before that time, but never the last, so that there is one after it
     before = min(max(math.floor(passed), 0), len(times_of_beats) - 2)
     return float(times_of_beats[before] + (passed - before) * (times_of_beats[before + 1] - times_of_beats[before]))
 
 
 def begins_beat(phase: torch.Tensor) -> torch.Tensor:
-    """Whether a beat begins between each frame and the next, where the phase (float [T]) wraps: bool [T − 1]."""
+    """Whether a beat begins between each frame and the next, where the phase (float [frames]) falls from 1 to 0.
+
+    Returns:
+        bool [frames − 1].
+    """
     return phase.diff() < -0.5
 
 
 def phase_vectors(phase: torch.Tensor) -> torch.Tensor:
-    """Cosine and sine of the beat's phase (float [..., T], 0..1) and of twice that phase: float32 [..., T, 4]."""
+    """Cosine and sine of the beat phase (float [..., frames], 0 to 1) and of twice that phase.
+
+    Returns:
+        float32 [..., frames, 4].
+    """
     angle = 2 * math.pi * phase.float()
     return torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=-1)

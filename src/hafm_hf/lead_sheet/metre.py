@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A song's metre, estimated from its chords and notes.
-
-Dimensions: N beats, E events.
-"""
+"""A song's metre, estimated from its chords and notes."""
 
 import math
 from collections.abc import Sequence
@@ -16,23 +13,29 @@ from .vocabulary import METRES, USUAL_METRE
 
 # an event belongs to a beat if it is at most this share of a beat away from it
 NEAR_BEAT = 0.3
-# beats after which a bar may begin anew, as estimated beats can slip, and shortest end that counts as well
+# beats after which a bar may begin anew, as estimated beats can slip
 STRETCH_BEATS = 96
+# fewest beats, of a song or of its last stretch, from which a metre is estimated
 LEAST_BEATS = 24
 # nats by which three must be more probable than four
 MARGIN = 4.0
 
 
 def song_metre(sheet: LeadSheet, notes: Sequence[Sequence[float]] = ()) -> int:
-    """Beats per bar (3 or 4) of a lead sheet with beats: as it says, or else as its chords and the notes sung recur.
+    """Beats per bar (3 or 4) of a lead sheet with beats: its own, or else estimated from its chords and the melody.
 
-    `notes` are (start s, stop s, …) each.
+    Args:
+        sheet: the lead sheet.
+        notes: the melody, (start s, stop s, …) each.
     """
     if sheet.beats_per_bar is not None:
         return sheet.beats_per_bar
     beats = sheet.beats or ()
     chords = sorted(sheet.chords)
-    changes = [start for (*_, before), (start, _, label) in pairwise(chords) if label != before]
+    changes = []
+    for (_, _, earlier_label), (start, _, label) in pairwise(chords):
+        if label != earlier_label:
+            changes.append(start)
     return estimate_metre(beats, changes, [note[0] for note in notes], long_notes(notes, beats))
 
 
@@ -83,11 +86,11 @@ def _on_beats(beats: NDArray[np.float64], events: ArrayLike) -> NDArray[np.bool_
     """Which beats an event falls on.
 
     Args:
-        beats (float64 [N]): in seconds, in order.
-        events (float64 [E]): in seconds.
+        beats (float64 [beats]): in seconds, in order.
+        events (float64 [events]): in seconds.
 
     Returns:
-        bool [N].
+        bool [beats].
     """
     # in beats; −1 for events before the first beat and after the last
     positions = np.interp(np.asarray(events, np.float64), beats, np.arange(len(beats)), left=-1, right=-1)
@@ -102,7 +105,7 @@ def _log_likelihood(events: NDArray[np.bool_], metre: int) -> float:
     """Log-likelihood in nats of events on beats, with a fitted probability at each place of a bar.
 
     Args:
-        events (bool [N]): whether an event falls on each beat.
+        events (bool [beats]): whether an event falls on each beat.
         metre: beats per bar. Bars begin anew every `STRETCH_BEATS` beats, wherever in a bar that is.
     """
     assert metre in METRES
@@ -116,7 +119,7 @@ def _log_likelihood(events: NDArray[np.bool_], metre: int) -> float:
             at_place = stretch[place::metre]
             with_event = at_place.sum()
             without_event = len(at_place) - with_event
-            # half an event and half a beat without are added, so that a place that never had one still may
+            # half a count is added to either, so that no probability is 0 or 1
             probability = (with_event + 0.5) / (len(at_place) + 1)
             total += float(with_event * math.log(probability) + without_event * math.log(1 - probability))
     return total

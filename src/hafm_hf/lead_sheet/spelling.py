@@ -9,6 +9,7 @@ import re
 
 from .chord_symbols import PITCH_CLASSES, PLAIN_SIGNS, pitch_class, read_chord
 
+# in fifths, from one fifth below C
 LETTERS = "FCGDAEB"
 # most sharps or flats of a key signature
 MOST_ACCIDENTALS = 7
@@ -39,7 +40,7 @@ SIGNS = {"flat": "b", "sharp": "#"}
 
 
 def key_name(key: int) -> str:
-    """Name of a key ("A:min"): 0 to 11 are major keys from C, 12 to 23 minor."""
+    """Name of the key ("A:min") with an index: 0 to 11 are the major keys from C, 12 to 23 the minor ones."""
     minor, tonic = divmod(key, PITCH_CLASSES)
     if minor:
         return f"{MINOR_TONICS[tonic]}:min"
@@ -62,7 +63,7 @@ def key_label(key: str) -> str:
         if m or (mode_word or "").lower().startswith("min"):
             mode = "min"
         return f"{letter.upper()}{SIGNS.get(accidental, accidental)}:{mode}"
-    # or a chord: the tonic of the key
+    # the tonic chord of the key, or not a key
     try:
         chord = read_chord(written)
     except ValueError:
@@ -112,8 +113,10 @@ def root_name(pitch: int, third: str, key: str) -> str:
     lowest = tonic_fifths + LOWEST[mode][third]
     fifths = next(number for number in range(lowest, lowest + PITCH_CLASSES) if 7 * number % PITCH_CLASSES == pitch)
     name = note_name(fifths)
-    leads = mode == "min" and third == "dim" and fifths == tonic_fifths + LEADING_NOTE
-    if len(name) > 2 or name in ("E#", "B#", "Fb", "Cb") and not leads:
+    on_leading_note = mode == "min" and third == "dim" and fifths == tonic_fifths + LEADING_NOTE
+    has_simpler_name = name in ("E#", "B#", "Fb", "Cb") and not on_leading_note
+    # more than two characters are a double accidental
+    if len(name) > 2 or has_simpler_name:
         # no chord outside the scale is easier to read with a double accidental, or with Fb for E
         return next(letter for letter in LETTERS if pitch_class(letter) == pitch)
     return name
@@ -122,7 +125,7 @@ def root_name(pitch: int, third: str, key: str) -> str:
 def spelled(label: str, key: str | None) -> str:
     """A chord label with its root as the key spells it: in F:maj, "A#m7" becomes "Bbm7".
 
-    The rest stays as it is, as do labels of no chord ("N"), and all without a key.
+    The quality and bass are kept as they are. Labels of no chord ("N") are returned unchanged, and all if key is None.
 
     Raises:
         ValueError: the label is not a chord.
@@ -145,11 +148,11 @@ def spelled(label: str, key: str | None) -> str:
 
 
 def in_fifths(note: str) -> int:
-    """Position of a note in fifths from C."""
+    """Position of a note ("Bb") in fifths from C: G is 1, Bb −2."""
     return LETTERS.index(note[0]) - 1 + len(LETTERS) * (note.count("#") - note.count("b"))
 
 
 def note_name(fifths: int) -> str:
-    """Name of the note at a position in fifths from C."""
+    """Name of the note at a position in fifths from C, the inverse of `in_fifths`."""
     accidentals, letter = divmod(fifths + 1, len(LETTERS))
     return LETTERS[letter] + ("#" if accidentals > 0 else "b") * abs(accidentals)

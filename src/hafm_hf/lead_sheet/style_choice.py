@@ -13,7 +13,8 @@ TEMPO_OCTAVES = 0.2
 DENSITY_OCTAVES = 0.4
 # styles below this share of the best one's weight are not drawn
 LEAST_SHARE = 0.02
-# steps of a cycle in which consecutive seeds get styles, each as often as it weighs; a multiple of 1 to 8
+# number of consecutive seeds over which each style comes first as often as its weight says; a multiple of 1 to 8, so
+# that up to eight equal weights come out even
 CYCLE = 840
 
 
@@ -53,8 +54,10 @@ class StyleRange:
     def suits(self, metre: int | None = None, tempo: float | None = None, density: float | None = None) -> float:
         """How well the style suits a song: 1 inside all ranges, less the further outside, 0 in another metre.
 
+        An argument that is None is not known, and ignored.
+
         Args:
-            metre: beats per bar; None, here and below: not known, and does not count.
+            metre: beats per bar.
             tempo: beats a minute.
             density: notes per second of singing.
         """
@@ -70,7 +73,7 @@ class StyleRange:
 
 
 def _range(name: str, bounds: Any) -> tuple[float, float]:
-    """The bounds of a range, called `name`, as numbers; a ValueError unless they are 0 ≤ least < most."""
+    """The bounds (least, most) of the range called `name`, as floats; ValueError unless 0 ≤ least < most."""
     try:
         least, most = bounds
         if 0 <= least < most:
@@ -82,7 +85,7 @@ def _range(name: str, bounds: Any) -> tuple[float, float]:
 
 
 def _octaves_outside(value: float, bounds: tuple[float, float]) -> float:
-    """How many octaves (factors of two) a value above 0 lies below or above (least, most); 0 within."""
+    """How many octaves (factors of two) a value above 0 lies outside `bounds`, (least, most); 0 within."""
     low, high = bounds
     if value < low:
         return math.log2(low / value)
@@ -99,7 +102,7 @@ def weigh_styles(
 ) -> dict[str, float]:
     """Probability with which to draw each style for a song.
 
-    If no style is in the song's metre, metre doesn't count; nor do tempo and density, if none suits them at all.
+    The metre is ignored if no style is in it; tempo and density are ignored if they suit no style.
 
     Args:
         ranges: what each style suits; at least one.
@@ -108,7 +111,7 @@ def weigh_styles(
         density: notes per second of singing, if known.
 
     Returns:
-        the styles in the same order, with probabilities that sum to 1; 0 for those that don't suit.
+        The styles in the same order, with probabilities that sum to 1; 0 for those that don't suit.
 
     Raises:
         ValueError: there are no styles.
@@ -120,7 +123,7 @@ def weigh_styles(
     weights = {name: style.suits(metre, tempo, density) for name, style in ranges.items()}
     best = max(weights.values())
     if best < LEAST_SHARE:
-        # by the metre alone, in which at least one style suits fully
+        # by the metre alone, which suits at least one style fully
         weights = {name: style.suits(metre) for name, style in ranges.items()}
         best = 1.0
     weights = {name: weight if weight >= LEAST_SHARE * best else 0.0 for name, weight in weights.items()}
@@ -129,10 +132,10 @@ def weigh_styles(
 
 
 def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:
-    """The styles that weigh anything, in the order in which the variations of a seed get them.
+    """The styles of weight above 0, in the order in which the variations of a seed get them.
 
-    Over many seeds, each style comes first as often as it weighs; between two that weigh the same, consecutive seeds
-    take turns.
+    Over many seeds, each style comes first in proportion to its weight; consecutive seeds take turns between styles of
+    equal weight.
 
     Args:
         weights: probability of each style (`weigh_styles`).
@@ -143,7 +146,7 @@ def styles_in_order(weights: Mapping[str, float], seed: int) -> tuple[str, ...]:
     """
     shares = {name: round(weight * CYCLE) for name, weight in weights.items()}
     total = sum(shares.values())
-    # weighted round-robin: each step adds a style's share to what it is owed; the one whose turn it is pays for all
+    # weighted round-robin: each step adds to every style's credit its share; the one whose turn it is pays all shares
     owed = dict.fromkeys(shares, 0)
     cycle = []
     for _ in range(CYCLE):

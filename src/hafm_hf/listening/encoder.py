@@ -4,7 +4,7 @@
 In this order: pitches, where in the beat each frame may be, tempo, one track of beats, chords and key; last the
 tokens, which contain the beats.
 
-Dimensions: N samples, T_v frames of the tokenizer (50 Hz), T_c conditioning frames of a stage, R lead-sheet rows.
+Frames are those of the tokenizer, at 50 Hz, unless they are said to be the conditioning frames of a stage.
 """
 
 import math
@@ -39,12 +39,12 @@ BEAT_ROWS = frozenset(("chord", "beat", "bar"))
 
 @dataclass(frozen=True)
 class Heard:
-    """What is heard of a vocal, before any of it is given or decided.
+    """What is measured in a vocal, before beats are tracked and chords estimated.
 
     Args:
-        pitches (float32 [F], NaN where nothing is sung): in Hz, 100 times a second.
-        contour: its pitch contour.
-        phase_vectors (float32 [T_v, 4]): where in the beat each frame is
+        pitches (float32 [frames at 100 Hz]): in Hz, NaN where nothing is sung.
+        contour: the pitch contour of the vocal, at 50 Hz.
+        phase_vectors (float32 [frames at 50 Hz, 4]): where in the beat each frame is
             (`HAFMRhythmNetwork.expected_phase_vectors`).
     """
 
@@ -54,7 +54,7 @@ class Heard:
 
     @cached_property
     def notes(self) -> list[Note]:
-        """The notes that are sung."""
+        """The notes that are sung, (start s, stop s, MIDI pitch) each."""
         return notes_of_pitches(self.pitches)
 
 
@@ -63,15 +63,17 @@ class HAFMEncoderOutput:
     """What the stages read of one song: not hidden states, but tokens and a lead sheet.
 
     Args:
-        tokens (int64 [T_v]): vocal semantic tokens of the whole song.
+        tokens (int64 [frames at 50 Hz]): vocal semantic tokens of the whole song.
         lead_sheet: lead sheet of the song, as far as it was given or estimated.
-        lead_sheet_rows: the lead sheet by frame (int64 [R, T_c]), by the name of the stage that reads it.
+        lead_sheet_rows: for each stage that reads a lead sheet, by its name: int64 [rows, conditioning frames], one
+            row for each kind of information, such as chord and beat (`HAFMVocalEncoder.make_lead_sheet_rows`).
         duration: exact length of the vocal in seconds.
         before, after: silence around the vocal in seconds, in which the band plays alone.
         fade: length of the fade-out at the end, in seconds.
-        suiting_styles: those of the model that suit the song, in the order of its variations; empty if one is known.
-        seed: seed of the noise in the tokens, and of the random numbers of the stages.
-        variation: number of the accompaniment among those of its vocal, which selects its random numbers.
+        suiting_styles: styles of the model that suit the song, in the order in which its variations get them; empty
+            if the style is given or the model has none.
+        seed: seed of the noise added to the vocal, and of the random numbers of the stages.
+        variation: index of this accompaniment among those of the same vocal; selects its random numbers.
     """
 
     tokens: torch.Tensor
@@ -113,7 +115,7 @@ class HAFMVocalEncoder:
         self.listener = listener
         self.ear = ear
         self.stage_configs = dict(stage_configs or {})
-        # of the stages that read a lead sheet
+        # configurations of the stages that read a lead sheet, by name
         self.reading_configs = {
             name: config for name, config in self.stage_configs.items() if config.lead_sheet_streams
         }
@@ -138,7 +140,7 @@ class HAFMVocalEncoder:
 
     @property
     def style_ranges(self) -> dict[str, StyleRange]:
-        """The songs that each of `styles` suits, by its name."""
+        """The metres, tempi and densities of notes that each of `styles` suits, by the style's name."""
         for config in self.reading_configs.values():
             if "style" in config.lead_sheet_streams:
                 return {name: StyleRange.from_dict(config.style_ranges.get(name, {})) for name in config.styles}
@@ -146,7 +148,7 @@ class HAFMVocalEncoder:
 
     @property
     def common_frame_rate(self) -> int:
-        """How often a second frames of all stages begin together: 25 times for 50 and 75 Hz."""
+        """Rate in Hz at which frames of all stages begin together: 25 Hz for stages at 50 and 75 Hz."""
         rates = [config.frame_rate for config in self.stage_configs.values()]
         return math.gcd(self.semantic_tokenizer.config.frame_rate, *rates)
 
@@ -169,11 +171,14 @@ class HAFMVocalEncoder:
         Args:
             vocal: the vocal, from the feature extractor.
             given: the lead sheet of the vocal, as far as it is known.
-            seed: of the noise that is added before the vocal is tokenised.
-            style, energy: as in `GenerationOptions`; unless they are auto, they take precedence over the lead sheet.
+            seed: seed of the noise that is added before the vocal is tokenised.
+            style, energy: as in `GenerationOptions`; they override the lead sheet unless they are None or "auto".
             intro_bars, outro_bars: bars in which the band plays alone before and after the vocal.
-            tail: seconds in which it plays on after the vocal, if there is no outro.
+            tail: seconds for which the band plays on after the vocal, if there is no outro.
             check_stop: called between pieces of the work; an exception that it raises ends it.
+
+        Returns:
+            Tokens and lead sheet of the whole song, intro, outro and tail included.
 
         Raises:
             ValueError: chords, beats or bars are given that the model cannot follow.
@@ -184,7 +189,7 @@ class HAFMVocalEncoder:
         rate = self.semantic_tokenizer.config.sampling_rate
 
         heard = None
-        if self._lacks(sheet, vocal):
+        if self._needs_estimates(sheet, vocal):
             heard = self.hear(vocal, check_stop)
         sheet, beat_phase = self._with_estimates(vocal, sheet, heard, check_stop)
         vocal_sheet = sheet
@@ -247,7 +252,7 @@ class HAFMVocalEncoder:
             ValueError: chords are given by the bar and there are no beats.
         """
         sheet = LeadSheet() if given is None else given
-        if heard is None and self._lacks(sheet, vocal):
+        if heard is None and self._needs_estimates(sheet, vocal):
             heard = self.hear(vocal, check_stop)
         return self._with_estimates(vocal, sheet, heard, check_stop)[0]
 
@@ -273,9 +278,10 @@ class HAFMVocalEncoder:
         return Heard(pitches, contour, phase_vectors)
 
     def tracked_beat_phase(self, vocal: PreparedVocal) -> torch.Tensor | None:
-        """The beat phase of each frame (float [T_v]) that the tokenizer reads if no beats are given.
+        """The beat phase that the tokenizer reads if no beats are given; None if the tokenizer tracks no beats.
 
-        None if it tracks no beats.
+        Returns:
+            float [frames at 50 Hz], from 0 at a beat to 1 at the next.
         """
         if not self.semantic_tokenizer.config.beat_line:
             return None
@@ -285,30 +291,32 @@ class HAFMVocalEncoder:
         return phase_between_beats
 
     def make_lead_sheet_rows(self, frames: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
-        """A lead sheet by frame, for the stages that read it.
+        """Encodes a lead sheet as integers, one row per kind of information, for each stage that reads it.
 
         Args:
-            frames: number of tokens of the vocal.
+            frames: length of the song in frames of the semantic tokenizer: one for each vocal token.
             sheet: the lead sheet; what it lacks is encoded as unknown.
 
         Returns:
-            int64 [R, T_c] by the name of the stage.
+            For each such stage, by its name: int64 [rows, conditioning frames], the rows that its
+            `lead_sheet_streams` names, at its conditioning frame rate.
 
         Raises:
             ValueError: for a style that the model does not have.
         """
-        rows = {}
+        rows_of_stages = {}
         for name, config in self.reading_configs.items():
             rate = config.conditioning_frame_rate
-            count = frames * rate // self.semantic_tokenizer.config.frame_rate
-            stage_rows = rows_by_frame(sheet, list(config.lead_sheet_streams), count, rate, config.styles)
-            rows[name] = stage_rows.to(self.semantic_tokenizer.device)
-        return rows
+            conditioning_frames = frames * rate // self.semantic_tokenizer.config.frame_rate
+            row_names = list(config.lead_sheet_streams)
+            rows = rows_by_frame(sheet, row_names, conditioning_frames, rate, config.styles)
+            rows_of_stages[name] = rows.to(self.semantic_tokenizer.device)
+        return rows_of_stages
 
     def in_style(self, song: HAFMEncoderOutput, style: str) -> HAFMEncoderOutput:
         """A copy of an encoded song with a style that the model, not the user, has chosen.
 
-        Its lead sheet lists the style as estimated, and its rows for the stages follow.
+        The copy's lead sheet lists the style as estimated, and its `lead_sheet_rows` are made anew.
         """
         estimated = sorted({*song.lead_sheet.estimated, "style"})
         sheet = replace(song.lead_sheet, style=style, estimated=estimated)
@@ -330,26 +338,27 @@ class HAFMVocalEncoder:
         """Raises ValueError for parts of a lead sheet, or bars, that neither the stages nor the tokenizer follow.
 
         Args:
-            sheet: the lead sheet; its key, and fields listed as estimated, beats excepted, are not checked.
+            sheet: the lead sheet; the key is not checked, nor are fields listed as estimated, except beats.
             added_bars: number of bars of intro and outro together.
         """
-        # names of the rows, such as "chord" and "beat"
-        read = self.lead_sheet_rows_read
+        # names of lead-sheet rows, such as "chord" and "beat"
+        rows_read = self.lead_sheet_rows_read
         why = ""
         if self.reads_voice_only:
             why = " This model reads the voice only."
         # `bars` are chords by the bar, which have no times yet
-        if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in read:
+        chords_given = (sheet.chords or sheet.bars) and "chords" not in sheet.estimated
+        if chords_given and "chord" not in rows_read:
             raise ValueError(f"Chords are given, but no stage of this model reads any; leave chords out.{why}")
-        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not read & BEAT_ROWS:
+        if sheet.has_beats and not self.semantic_tokenizer.config.beat_line and not rows_read & BEAT_ROWS:
             raise ValueError(f"This model has no beat line; leave tempo and beats of a lead sheet out.{why}")
         given_fields = sheet.to_dict().keys() - {*sheet.estimated, "estimated", "key"}
         if self.reads_voice_only and given_fields:
             raise ValueError(f"No stage of this model reads {' and '.join(sorted(given_fields))}; leave it out.{why}")
-        if added_bars and not read & {"beat", "bar"}:
+        if added_bars and not rows_read & {"beat", "bar"}:
             raise ValueError("This model cannot follow beats; leave intro_bars and outro_bars out.")
 
-    def _lacks(self, sheet: LeadSheet, vocal: PreparedVocal) -> bool:
+    def _needs_estimates(self, sheet: LeadSheet, vocal: PreparedVocal) -> bool:
         """Whether a lead sheet lacks beats or chords that can be estimated from the vocal."""
         if not self.semantic_tokenizer.config.beat_line:
             return False
@@ -378,8 +387,8 @@ class HAFMVocalEncoder:
             check_stop: called between pieces of the work; an exception that it raises ends it.
 
         Returns:
-            The lead sheet, and the beat phase of each frame of the vocal (float [T_v]); None, and the lead sheet as it
-            was, if no beats are given and the tokenizer tracks none.
+            The lead sheet, and the beat phase of each frame of the vocal, float [frames at 50 Hz]. If no beats are
+            given and the tokenizer tracks none: the lead sheet unchanged, and None.
 
         Raises:
             ValueError: chords are given by the bar and there are no beats.
@@ -408,12 +417,15 @@ class HAFMVocalEncoder:
         return sheet, beat_phase
 
     def _beat_track(self, heard: Heard, sheet: LeadSheet, check_stop: CheckStop | None = None) -> torch.Tensor:
-        """Beat phase of each frame (float [T_v]) along one beat track through the song.
+        """Tracks the beat through a vocal.
 
         Args:
             heard: what `hear` has returned for the vocal.
-            sheet: its tempo, if given, is that of the track; else the track is near the listener's estimate.
+            sheet: its tempo, if given, is kept exactly; else the track stays near the listener's estimate.
             check_stop: called between pieces of the work; an exception that it raises ends it.
+
+        Returns:
+            Beat phase of each frame: float [frames at 50 Hz], from 0 at a beat to 1 at the next.
         """
         if check_stop is not None:
             check_stop()
@@ -424,15 +436,16 @@ class HAFMVocalEncoder:
         return self.semantic_tokenizer.track_beats(heard.phase_vectors, sheet.tempo, estimated_tempo, check_stop)
 
     def _phase_of_song(self, beat_phase: torch.Tensor, sheet: LeadSheet, frames: int) -> torch.Tensor | None:
-        """The beat phase that the tokenizer reads, for a song with intro and outro; None if it reads none.
+        """The beat phase that the tokenizer reads, for a song with intro and outro; None if the tokenizer reads none.
 
         Args:
-            beat_phase (float [T]): of the vocal alone.
+            beat_phase (float [frames of the vocal]): of the vocal alone.
             sheet: lead sheet of the whole song.
-            frames: their number T_v in the whole song.
+            frames: number of the tokenizer's frames in the whole song.
 
         Returns:
-            float [T_v]: by the beats of the lead sheet; without any, the vocal's, and its last phase to the end.
+            float [frames]: from the lead sheet's beats; without beats the vocal's phase, its last value held to the
+            end of the song.
         """
         if not self.semantic_tokenizer.config.beat_line:
             return None
@@ -454,6 +467,7 @@ class HAFMVocalEncoder:
 
     def _num_common_frames(self, seconds: float) -> int:
         """Number of frames at the common frame rate that cover `seconds`."""
+        # rounded first: an error of the multiplication must not add a frame
         return math.ceil(round(seconds * self.common_frame_rate, 6))
 
     def _waveform(self, vocal: PreparedVocal, before: float = 0.0, after: float = 0.0) -> torch.Tensor:
@@ -468,7 +482,7 @@ class HAFMVocalEncoder:
         """
         first = round(before * self.semantic_tokenizer.config.sampling_rate)
         waveform = np.zeros(self._num_samples(before + float(vocal.duration) + after), dtype=np.float32)
-        # rounding may leave room for a sample less
+        # rounding may leave room for one sample less than the vocal has
         samples = vocal.samples[: len(waveform) - first]
         waveform[first : first + len(samples)] = samples
         return torch.from_numpy(waveform).to(self.semantic_tokenizer.device)
@@ -477,15 +491,15 @@ class HAFMVocalEncoder:
 def with_beats(sheet: LeadSheet, beat_phase: torch.Tensor, frame_rate: int) -> tuple[LeadSheet, torch.Tensor]:
     """Adds the beats of a beat track to a lead sheet, and places chords that are given by the bar.
 
-    A given tempo fixes how far apart the estimated beats are; where they are is the estimate.
-
     Args:
         sheet: the lead sheet, as far as it is known.
-        beat_phase (float [T]): beat phase of each frame.
+        beat_phase (float [frames]): beat phase of each frame along the track, from 0 at a beat to 1 at the next; the
+            track has the lead sheet's tempo, if that is given.
         frame_rate: in Hz.
 
     Returns:
-        The lead sheet, and the beat phase that follows from its beats (float [T]).
+        The lead sheet, with beats instead of a tempo; and the beat phase that follows from its beats, float [frames].
+        If the track has fewer than two beats and none are given, tempo and beat phase stay as they are.
     """
     sheet = sheet.with_bars_placed(beat_phase, frame_rate)
     estimate = replace(LeadSheet.from_estimates(beat_phase, None, frame_rate), downbeat=sheet.downbeat)
@@ -505,11 +519,11 @@ def with_chords(sheet: LeadSheet, estimate: LeadSheet, gaps: Sequence[tuple[floa
 
     Args:
         sheet: the lead sheet, as far as it is known.
-        estimate: a lead sheet with estimated chords, which are spelled as in that key.
+        estimate: a lead sheet with estimated chords, which are respelled for that key.
         gaps: where no chords are given, (start s, stop s) each.
 
     Returns:
-        The lead sheet with these chords and key; what was given in it stays.
+        The lead sheet with these chords and key; given ones are kept.
     """
     # estimated chords have yet to be spelled, so the key is found from their notes
     key = sheet.key or likeliest_key(sheet.with_chords_in_gaps(estimate, gaps))
@@ -526,18 +540,18 @@ def with_style_and_energy(
 ) -> LeadSheet:
     """Adds the style and energy that were asked for to the lead sheet of a song.
 
-    Without a style it stays unknown here, and `generation_accompaniment.variations_of` gives one.
+    If no style is given, it stays unknown here; `generation_accompaniment.variations_of` chooses one later.
 
     Args:
         sheet: the lead sheet.
-        style: a style for the whole song, in place of the lead sheet's; None and "auto" leave that.
-        energy: "sparse", "normal" or "full" for the whole song, in place of the lead sheet's sections; "auto" makes
-            sections from the loudness of the vocal in each bar, if the lead sheet has none; None leaves them.
+        style: a style for the whole song, in place of the lead sheet's; None or "auto": keep the lead sheet's.
+        energy: "sparse", "normal" or "full" for the whole song, in place of the lead sheet's sections; "auto": if the
+            lead sheet has no sections, make them from the loudness of the vocal in each bar; None: leave them.
         samples (float32 [N]): the vocal, with silence where the band plays alone.
         rate: of the samples in Hz.
 
     Returns:
-        A lead sheet; of the two, only sections by loudness are listed as estimated.
+        The lead sheet; a style or energy that was asked for counts as given, sections by loudness as estimated.
     """
     if style not in (None, AUTO_STYLE):
         estimated = [name for name in sheet.estimated if name != "style"]

@@ -10,9 +10,9 @@ from ..audio import Samples
 from ..lead_sheet.bars import USUAL_METRE, with_bars_throughout
 from ..lead_sheet.lead_sheet import LeadSheet, Span, beats_passed, seconds_at
 
-# the last chord dies away within this time
+# seconds within which the last chord dies away
 RING_SECONDS = 2.5
-# silence before the first beat, so that its attack is not cut off
+# seconds of silence before the first beat, so that its attack is not cut off
 LEAD_SECONDS = 0.1
 # a voice that enters after this fraction of a bar sings a pickup to the next
 PICKUP = 0.5
@@ -39,25 +39,25 @@ class IntroAndOutro:
     fade: float = 0.0
 
     def with_tail(self, seconds: float, tail: float) -> "IntroAndOutro":
-        """Adds `tail` seconds after a vocal that is `seconds` long; its last chord is held through them."""
+        """Adds `tail` seconds of fade-out after a vocal that is `seconds` long; its last chord is held."""
         end = self.before + seconds
-        return replace(self, after=tail, fade=tail, sheet=_held(_until(self.sheet, end), end, end + tail))
+        sheet = _with_last_chord_held(_without_chords_after(self.sheet, end), end, end + tail)
+        return replace(self, after=tail, fade=tail, sheet=sheet)
 
 
-def _until(sheet: LeadSheet, end: float) -> LeadSheet:
-    """Drops the chords after a time in seconds; a chord that sounds then ends there."""
-    return replace(
-        sheet, chords=[(start, min(stop, end), label) for start, stop, label in sheet.chords if start < end]
-    )
+def _without_chords_after(sheet: LeadSheet, end: float) -> LeadSheet:
+    """The lead sheet without the chords after a time in seconds; a chord that sounds then ends there."""
+    chords = [(start, min(stop, end), label) for start, stop, label in sheet.chords if start < end]
+    return replace(sheet, chords=chords)
 
 
-def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
-    """Extends the chord that sounds at the `end` of a vocal `until` a later time, both in seconds."""
+def _with_last_chord_held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
+    """The lead sheet with the chord at the `end` of the vocal held `until` a later time, both in seconds."""
     if until <= end:
         return sheet
     spans = []
     for start, stop, label in sheet.chords:
-        # a chord that ends just before the vocal does is its last one, too
+        # a chord that ends just before the vocal does is also its last chord
         if stop > end - LEAD_SECONDS:
             stop = max(stop, until)
         spans.append((start, stop, label))
@@ -67,8 +67,8 @@ def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
 def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int) -> IntroAndOutro:
     """Makes room for an intro and an outro.
 
-    The intro repeats the chords of the first bars, the outro those of the last bars; it ends with the tonic chord, if
-    the key is known, on the first beat of a bar.
+    The intro repeats the chords of the first bars, the outro those of the last bars. The outro ends with the tonic
+    chord, if the key is known, on the first beat of a bar.
 
     Args:
         sheet: lead sheet of the vocal, given and estimated.
@@ -77,20 +77,21 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         intro, outro: number of bars, 0 for none.
 
     Returns:
-        The silence, and the lead sheet of the longer song: its beats cover intro and outro, and `form` names both.
+        The silence to add before and after the vocal, the fade-out, and the lead sheet of the longer song: its beats
+        cover intro and outro, and its `form` names both.
     """
     seconds = len(vocal) / rate
     whole = with_bars_throughout(sheet, seconds)
     beats = list(whole.beats or ())
     metre = whole.beats_per_bar or USUAL_METRE
 
-    # bars are counted from the first downbeat; before it their numbers are negative
+    # bar 0 begins at the downbeat of the lead sheet; bars before it have negative numbers
     def bar_at(second: float) -> float:
-        """Number of bars, with fractions, that have passed at a time in seconds."""
+        """Position in bars, with fractions, of a time in seconds."""
         return float(beats_passed(beats, np.array([second]))[0] - whole.downbeat) / metre
 
     def start_of(bar: float) -> float:
-        """Time in seconds at which so many bars have passed."""
+        """Time in seconds of a position in bars, the inverse of `bar_at`."""
         return seconds_at(beats, whole.downbeat + bar * metre)
 
     def copied(bar: int, source: int) -> list[Span]:
@@ -104,48 +105,51 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         return spans
 
     # the voice's first bar
-    level = np.abs(vocal)
-    onset = int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))
+    magnitudes = np.abs(vocal)
+    onset = int(np.argmax(magnitudes >= magnitudes.max() * 10 ** (ONSET_DB / 20)))  # in samples
     onset_seconds = onset / rate
     first_bar = math.floor(bar_at(onset_seconds) + PICKUP)
     if intro:
-        # until the voice begins, the intro's chords count; a recording may begin in the middle of a chord
-        begin = min(start_of(first_bar), onset_seconds)
-        opening = start_of(first_bar - intro)
+        # the intro gets chords of its own, so one that starts in it, or with the recording, is moved to its end
+        intro_end = min(start_of(first_bar), onset_seconds)
+        intro_start = start_of(first_bar - intro)
         spans = []
         for start, stop, label in whole.chords:
-            if opening <= start < max(begin, LEAD_SECONDS):
-                start = begin
+            if intro_start <= start < max(intro_end, LEAD_SECONDS):
+                start = intro_end
             if start < stop:
                 spans.append((start, stop, label))
         whole = replace(whole, chords=spans)
 
-    # the bar after the voice's last; a last note that spills less than a beat into a bar does not use up that bar
+    # the bar after the voice's last; a bar into which the voice reaches by less than a beat does not count
     end_bar = max(math.ceil(bar_at(seconds) - 1 / metre), first_bar + 1)
     if outro:
         # the chord of a last, incomplete bar lasts to the end of that bar
-        whole = _until(_held(whole, seconds, start_of(end_bar)), start_of(end_bar))
+        whole = _with_last_chord_held(whole, seconds, start_of(end_bar))
+        whole = _without_chords_after(whole, start_of(end_bar))
     num_bars = end_bar - first_bar
     # the song's last bar has only the final chord, which rings
     last_bar = end_bar + outro - 1
-    finish = start_of(last_bar) + RING_SECONDS
+    song_end = start_of(last_bar) + RING_SECONDS
 
-    # the voice's bars are repeated if intro or outro has more of them
+    # an intro or outro of more bars than the voice has repeats the voice's bars from the start, or back from the end
     chords = list(whole.chords)
     for number in range(intro):
         chords += copied(first_bar - intro + number, first_bar + number % num_bars)
     for number in range(outro - 1):
-        chords += copied(end_bar + number, first_bar + (number - outro + 1) % num_bars)
+        # −1 is the voice's last bar
+        bar_from_end = number - (outro - 1)
+        chords += copied(end_bar + number, first_bar + bar_from_end % num_bars)
     if outro and whole.key:
         # a key's name is also that of its tonic chord
-        chords.append((start_of(last_bar), finish, whole.key))
+        chords.append((start_of(last_bar), song_end, whole.key))
 
-    # the sheet of an earlier song names both already
+    # a lead sheet returned with an earlier song names both already
     form = [span for span in whole.form if span[2] not in ("Intro", "Outro")]
     if intro:
         form += [(start_of(first_bar - intro), start_of(first_bar), "Intro")]
     if outro:
-        form += [(start_of(end_bar), finish, "Outro")]
+        form += [(start_of(end_bar), song_end, "Outro")]
 
     before = 0.0
     if intro:
@@ -153,7 +157,7 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     after = 0.0
     fade = 0.0
     if outro:
-        after = finish - seconds
+        after = song_end - seconds
         fade = RING_SECONDS
     longer = replace(whole, chords=sorted(chords), form=sorted(form)).moved(before)
     return IntroAndOutro(with_bars_throughout(longer, before + seconds + after), before, after, fade)

@@ -7,8 +7,8 @@ of dilated convolutions whose layers also see the mean over the song. The harmon
 twelve pitch classes, so that transposing a song transposes its chords. The key is the one that fits the chords best
 (`lead_sheet.bars`), which was more accurate than a head of its own.
 
-Dimensions: B batch, H harmony cells, T time cells, R roots (12 in the harmony tower, 1 in the time tower), C channels
-per root, K tempi.
+The towers read cells, each of a few frames of the contour (`harmony_frames` and `time_frames` of the configuration).
+Their channels are grouped by root: the harmony tower has twelve roots, the time tower one.
 """
 
 import math
@@ -60,8 +60,8 @@ class HAFMListenerOutput(ModelOutput):
     """Logits of chords and tempo.
 
     Args:
-        chords: float [B, H, 25]: no chord, 12 triads without and 12 with a minor third.
-        tempo: float [B, K], tempi evenly spaced in octaves between the configuration's.
+        chords (float [batch, harmony cells, 25]): no chord, 12 triads without and 12 with a minor third, from C each.
+        tempo (float [batch, tempi]): the candidates are `HAFMListenerModel.tempi`.
     """
 
     chords: torch.Tensor | None = None
@@ -69,11 +69,14 @@ class HAFMListenerOutput(ModelOutput):
 
 
 class HAFMTiedLayer(nn.Module):
-    """A linear layer or dilated convolution over R · C channels, equivariant to rotations of the R roots.
+    """A linear layer or dilated convolution over channels of each root, equivariant to rotations of the roots.
+
+    If the roots of its input are rotated (the song is transposed), those of its output are rotated as well.
 
     Args:
-        roots, inputs, outputs: R, and the channels per root before and after the layer, I and O.
-        kernel, dilation: k and the dilation, in cells; a kernel of 1 is a linear layer.
+        roots: number of roots, R in the shapes below.
+        inputs, outputs: channels per root before and after the layer, I and O in the shapes below.
+        kernel, dilation: of the convolution, in cells; a kernel of 1 (k in the shapes below) is a linear layer.
     """
 
     def __init__(self, roots: int, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
@@ -93,9 +96,10 @@ class HAFMTiedLayer(nn.Module):
         init.zeros_(self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the layer: float [B, T, R · inputs] → [B, T, R · outputs]."""
-        # for each root of the output the weights [O, I, R, k], by the root of the input rather than by the interval;
-        # rolled rather than indexed: a list of intervals would be copied to the GPU at each call
+        """Applies the layer: float [batch, cells, roots · inputs] → [batch, cells, roots · outputs]."""
+        # the weights are stored by the interval from a root of the input to one of the output; here, for each root of
+        # the output, they are ordered by the root of the input, [O, I, R, k];
+        # rolled rather than indexed: a list of indices would be copied to the GPU at each call
         by_root = [self.weight.flip(2).roll(root + 1, 2) for root in range(self.roots)]
         dense = torch.stack(by_root).transpose(2, 3)  # [R, O, R, I, k]
         matrix = dense.flatten(2, 3).flatten(0, 1)  # [R · O, R · I, k]
@@ -106,7 +110,12 @@ class HAFMTiedLayer(nn.Module):
 
 
 class HAFMTiedNorm(nn.Module):
-    """Layer norm over R · C channels, with weights shared by all roots."""
+    """Layer norm over the channels of all roots, with weights shared by the roots.
+
+    Args:
+        roots: number of roots.
+        channels: channels per root.
+    """
 
     def __init__(self, roots: int, channels: int) -> None:
         super().__init__()
@@ -115,7 +124,7 @@ class HAFMTiedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalises each cell: float [B, T, R · C] → [B, T, R · C]."""
+        """Normalises each cell of x (float [batch, cells, roots · channels]); the result has the same shape."""
         return F.layer_norm(x, x.shape[-1:], self.weight.repeat(self.roots), self.bias.repeat(self.roots))
 
 
@@ -123,9 +132,10 @@ class HAFMListenerLayer(nn.Module):
     """Pre-norm dilated convolution, and the mean over the song, with a residual.
 
     Args:
-        roots, channels: R and C.
+        roots: number of roots.
+        channels: channels per root.
         kernel, dilation: of the convolution, in cells.
-        dropout: before the last linear layer.
+        dropout: dropout probability before the last linear layer.
     """
 
     def __init__(self, roots: int, channels: int, kernel: int, dilation: int, dropout: float) -> None:
@@ -137,12 +147,17 @@ class HAFMListenerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Adds the context of each cell: float [B, T, R · C] → [B, T, R · C].
+        """Adds the context of each cell.
 
-        `mask` (float [B, T, 1]) is 0 after the end of a song.
+        Args:
+            x (float [batch, cells, roots · channels]): hidden states.
+            mask (float [batch, cells, 1]): 0 after the end of a song.
+
+        Returns:
+            float [batch, cells, roots · channels].
         """
         normed = self.norm(x) * mask
-        # the mean [B, 1, R · C] is added at every cell
+        # the mean [batch, 1, roots · channels] is added at every cell
         hidden = self.conv(normed) + self.song(song_mean(normed, mask))
         return x + self.output(self.dropout(F.gelu(hidden)))
 
@@ -151,10 +166,12 @@ class HAFMListenerTower(nn.Module):
     """A stack of layers, the dilation doubling with each.
 
     Args:
-        roots, channels, kernel, layers, dropout: of the layers.
-        numbers: input features per root.
-        extras: further input features that belong to no root.
-        ear: features of the ear, which may reveal roots, but not how these are rotated.
+        roots, channels, kernel, dropout: as for `HAFMListenerLayer`.
+        layers: number of layers.
+        numbers: number of input features per root.
+        extras: number of further input features, which belong to no root; 0 for none.
+        ear: number of features of the composite's `ear`, 0 for none; they are not ordered by root, so the layer that
+            reads them is not equivariant.
     """
 
     def __init__(
@@ -171,11 +188,14 @@ class HAFMListenerTower(nn.Module):
         self.norm = HAFMTiedNorm(roots, channels)
 
     def forward(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Hidden states float [B, T, R · C] of the cells of songs.
+        """Computes hidden states of the cells of songs.
 
         Args:
-            cells (float [B, T, R · numbers + extras + ear]): the three kinds of features, in this order.
-            mask (float [B, T, 1]): 0 after the end of a song.
+            cells (float [batch, cells, roots · numbers + extras + ear]): the three kinds of features, in this order.
+            mask (float [batch, cells, 1]): 0 after the end of a song.
+
+        Returns:
+            float [batch, cells, roots · channels].
         """
         by_root, extras, ear_features = cells.split(self.split, dim=2)
         hidden = self.input(by_root)
@@ -190,7 +210,12 @@ class HAFMListenerTower(nn.Module):
 
 
 class HAFMTempoHead(nn.Module):
-    """Estimates the tempo from the periodicity of learnt pulse curves at each tempo and its multiples."""
+    """Estimates the tempo from the periodicity of learnt pulse curves at each tempo and its multiples.
+
+    Args:
+        channels: width of the time tower.
+        bins: number of candidate tempi.
+    """
 
     def __init__(self, channels: int, bins: int) -> None:
         super().__init__()
@@ -203,7 +228,7 @@ class HAFMTempoHead(nn.Module):
         """Tempo logits of songs.
 
         P learnt pulse curves are compared with waves at each of the K tempi and its M multiples (a Fourier transform
-        at these frequencies).
+        at these frequencies). B is the batch, T the number of time cells, C the tower's width.
 
         Args:
             hidden (float [B, T, C]): the time tower's output for each cell.
@@ -222,7 +247,7 @@ class HAFMTempoHead(nn.Module):
         real = pulses.transpose(1, 2) @ angles.cos()  # [B, P, K · M]
         imaginary = pulses.transpose(1, 2) @ angles.sin()
 
-        # the largest that the power can be: a strength lies between 0 and 1; 1e-3 is for curves that are flat
+        # the largest possible power, so that a strength lies between 0 and 1; 1e-3 avoids 0 / 0 for flat curves
         cells = mask.float().sum(1, keepdim=True).clamp_min(1)  # [B, 1, 1]
         energy = pulses.pow(2).sum(1)[..., None] * cells + 1e-3  # [B, P, 1]
         # the square root's gradient is infinite at 0
@@ -243,17 +268,27 @@ class HAFMListenerModel(HAFMModelMixin, PreTrainedModel):
 
     def __init__(self, config: HAFMListenerConfig) -> None:
         super().__init__(config)
-        roots = PITCH_CLASSES
-        width = config.harmony_channels
-        ear = config.ear_size
-        numbers = HARMONY_PARTS * CLASS_FEATURES
-        extras = HARMONY_PARTS * PART_FEATURES
         self.harmony = HAFMListenerTower(
-            roots, numbers, extras, ear, width, config.harmony_layers, HARMONY_KERNEL, config.dropout
+            roots=PITCH_CLASSES,
+            numbers=HARMONY_PARTS * CLASS_FEATURES,
+            extras=HARMONY_PARTS * PART_FEATURES,
+            ear=config.ear_size,
+            channels=config.harmony_channels,
+            layers=config.harmony_layers,
+            kernel=HARMONY_KERNEL,
+            dropout=config.dropout,
         )
-        self.chord_head = HAFMTiedLayer(roots, width, MODES + 1)
+        # for each root its triads, and "no chord"
+        self.chord_head = HAFMTiedLayer(PITCH_CLASSES, config.harmony_channels, MODES + 1)
         self.time = HAFMListenerTower(
-            1, TIME_FEATURES, 0, ear, config.time_channels, config.time_layers, TIME_KERNEL, config.dropout
+            roots=1,
+            numbers=TIME_FEATURES,
+            extras=0,
+            ear=config.ear_size,
+            channels=config.time_channels,
+            layers=config.time_layers,
+            kernel=TIME_KERNEL,
+            dropout=config.dropout,
         )
         self.tempo_head = HAFMTempoHead(config.time_channels, config.tempo_bins)
         self.post_init()
@@ -266,7 +301,7 @@ class HAFMListenerModel(HAFMModelMixin, PreTrainedModel):
 
     @property
     def tempi(self) -> torch.Tensor:
-        """Tempi of the bins in beats a minute: float [K]."""
+        """Candidate tempi in beats a minute, evenly spaced in octaves: float [tempo_bins]."""
         steps = torch.arange(self.config.tempo_bins, dtype=torch.float32, device=self.tempo_head.prior.device)
         return self.config.slowest_tempo * 2 ** (steps * self.tempo_step)
 
@@ -292,9 +327,10 @@ class HAFMListenerModel(HAFMModelMixin, PreTrainedModel):
         """Estimates chords and tempo of songs.
 
         Args:
-            harmony_cells (float [B, H, 54 + D]), time_cells (float [B, T, 10 + D]): as from `PitchContour`'s methods
-                of these names; D is `config.ear_size`.
-            harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 after the end of a song.
+            harmony_cells (float [batch, harmony cells, 54 + ear_size]): from `PitchContour.harmony_cells`.
+            time_cells (float [batch, time cells, 10 + ear_size]): from `PitchContour.time_cells`.
+            harmony_mask (float [batch, harmony cells], *optional*), time_mask (float [batch, time cells], *optional*):
+                0 after the end of a song; None: no song is padded.
         """
         chords = self.chord_logits(harmony_cells, _mask(harmony_cells, harmony_mask))
         mask = _mask(time_cells, time_mask)
@@ -304,21 +340,24 @@ class HAFMListenerModel(HAFMModelMixin, PreTrainedModel):
         """Chord logits of each harmony cell.
 
         Args:
-            cells (float [B, H, 54 + D]): of `PitchContour.harmony_cells`; D is `config.ear_size`.
-            mask (float [B, H, 1]): 0 after the end of a song.
+            cells (float [batch, cells, 54 + ear_size]): from `PitchContour.harmony_cells`.
+            mask (float [batch, cells, 1]): 0 after the end of a song.
 
         Returns:
-            float [B, H, 25]: no chord, 12 triads without and 12 with a minor third.
+            float [batch, cells, 25]: no chord, 12 triads without and 12 with a minor third, from C each.
         """
-        by_root = self.chord_head(self.harmony(cells, mask)).unflatten(2, (PITCH_CLASSES, -1))  # [B, H, 12, 3]
+        # [batch, cells, 12, 3]
+        by_root = self.chord_head(self.harmony(cells, mask)).unflatten(2, (PITCH_CLASSES, -1))
         major, minor, none = by_root.unbind(-1)
         # "no chord" has no root: the mean over the roots keeps the network equivariant
         return torch.cat([none.mean(-1, keepdim=True), major, minor], dim=2)
 
     def tempo_logits(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Tempo logits (float [B, K]) of the candidates `tempi`.
+        """Logits of the candidates `tempi`: float [batch, tempi].
 
-        `hidden` (float [B, T, C]) is the time tower's output; `mask` (float [B, T, 1]) is 0 after the end of a song.
+        Args:
+            hidden (float [batch, time cells, channels]): the time tower's output.
+            mask (float [batch, time cells, 1]): 0 after the end of a song.
         """
         # from beats a minute to beats per cell
         speeds = self.tempi.float() / 60 * self.config.time_frames / CONTOUR_RATE
@@ -326,7 +365,7 @@ class HAFMListenerModel(HAFMModelMixin, PreTrainedModel):
 
     @torch.no_grad()
     def tempo_logits_of(self, contour: PitchContour) -> torch.Tensor:
-        """Tempo logits of a song, float [K], for the candidates `tempi`."""
+        """Logits of the candidates `tempi` for a single song: float [tempi]."""
         cells = self._batch(contour.time_cells(self.config.time_frames))
         mask = _mask(cells)
         return self.tempo_logits(self.time(cells, mask), mask)[0]
@@ -339,11 +378,12 @@ class HAFMListenerModel(HAFMModelMixin, PreTrainedModel):
 
         Args:
             contour: pitch contour of the vocal.
-            phase (float [T_v]): beat phase of each frame, from 0 to 1; each beat has one chord.
-            known: chords of parts of the song, and its key, from which the others are estimated too.
+            phase (float [frames at 50 Hz]): beat phase of each frame, from 0 at a beat to 1 at the next; each beat has
+                one chord.
+            known: known chords of parts of the song, and its key, which also inform the estimates elsewhere.
 
         Returns:
-            float32 [T_v, 25]: no chord, 12 roots without a minor third, 12 with one.
+            float32 [frames, 25]: no chord, 12 triads without and 12 with a minor third, from C each.
         """
         if not len(contour) or not len(phase):
             return torch.zeros(len(phase), NUM_TRIADS)
@@ -352,18 +392,22 @@ class HAFMListenerModel(HAFMModelMixin, PreTrainedModel):
         return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames, known)
 
     def _batch(self, cells: np.ndarray) -> torch.Tensor:
-        """Cells of one song (float [n, F]) as a batch on the model's device: float [1, n, F]."""
+        """Cells of one song (float [cells, features]) as a batch of one, in the model's dtype and on its device."""
         weight = self.tempo_head.prior
         return torch.from_numpy(cells)[None].to(weight.device, weight.dtype)
 
 
 def song_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of values (float [B, T, C]) over time where the mask (float [B, T, 1]) is 1: [B, 1, C]."""
+    """Mean of values (float [batch, cells, channels]) over the cells whose mask (float [batch, cells, 1]) is 1.
+
+    Returns:
+        float [batch, 1, channels].
+    """
     return (values * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """The mask (float [B, T], all ones if None) as [B, T, 1] in the cells' dtype."""
+    """The mask of cells (float [batch, cells], all ones if None) as [batch, cells, 1] in the cells' dtype."""
     if mask is None:
         return cells.new_ones(*cells.shape[:2], 1)
     return mask[..., None].to(cells.dtype)
@@ -372,51 +416,54 @@ def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor
 def chords_of_beats(
     logits: torch.Tensor, phase: torch.Tensor, frames_per_cell: int, known: LeadSheet | None = None
 ) -> torch.Tensor:
-    """Probability of each chord in the beat of each frame.
+    """Probability of each chord in each frame; all frames of a beat have the same.
 
-    That is the softmax over chords of the score of the best path through the song that has the chord in this beat.
+    A chord's score in a beat is that of the best path of chords through the song that has it there; the probabilities
+    are the softmax of these scores.
 
     Args:
-        logits (float [H, 25]): of each chord in each cell.
-        phase (float [T]): beat phase of each frame, from 0 to 1.
+        logits (float [cells, 25]): of each chord in each cell.
+        phase (float [frames]): beat phase of each frame, from 0 at a beat to 1 at the next.
         frames_per_cell: length of a cell.
         known: its chords are certain; they and the key make others more or less likely (`chord_prior`).
 
     Returns:
-        float32 [T, 25].
+        float32 [frames, 25].
     """
-    # log-probability of each chord in each frame, [T, 25]; the last cell may be cut off
+    # scores are log-probabilities, [frames, 25]; the last cell may be cut off
     cell_of_frame = (torch.arange(len(phase)) // frames_per_cell).clamp_max(len(logits) - 1)
-    frames = logits.float().log_softmax(-1)[cell_of_frame]
-    frames[:, 0] -= NO_CHORD_COST
+    frame_scores = logits.float().log_softmax(-1)[cell_of_frame]
+    frame_scores[:, 0] -= NO_CHORD_COST
     sheet = known or LeadSheet()
-    frames += torch.from_numpy(chord_prior(sheet))
+    frame_scores += torch.from_numpy(chord_prior(sheet))
     for start, stop, label in sheet.chords:
-        # a view: `frames` is changed
-        inside = frames[max(round(start * CONTOUR_RATE), 0) : max(round(stop * CONTOUR_RATE), 0)]
+        # a view: `frame_scores` is changed
+        inside = frame_scores[max(round(start * CONTOUR_RATE), 0) : max(round(stop * CONTOUR_RATE), 0)]
         inside -= CERTAIN * (torch.arange(NUM_TRIADS) != triad_class(label))
 
-    beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))  # [T], the number of each frame's beat
-    frames_in_beat = torch.bincount(beat)  # [beats]
-    sums = frames.new_zeros(len(frames_in_beat), frames.shape[1]).index_add_(0, beat, frames)
-    means = sums / frames_in_beat[:, None]  # [beats, 25]
+    # index of the beat that each frame is in, [frames]
+    beat_of_frame = F.pad(begins_beat(phase).cumsum(0), (1, 0))
+    frames_in_beat = torch.bincount(beat_of_frame)  # [beats]
+    sums = frame_scores.new_zeros(len(frames_in_beat), NUM_TRIADS).index_add_(0, beat_of_frame, frame_scores)
+    beat_scores = sums / frames_in_beat[:, None]  # [beats, 25]
 
-    # of the best path through each chord at each beat, whose likelihood both directions contain
-    scores = _forward_scores(means) + _forward_scores(means.flip(0)).flip(0) - means
-    return scores.softmax(-1)[beat]
+    # of the best path through each chord at each beat; the beat's own score is in both directions
+    backward_scores = _forward_scores(beat_scores.flip(0)).flip(0)
+    path_scores = _forward_scores(beat_scores) + backward_scores - beat_scores
+    return path_scores.softmax(-1)[beat_of_frame]
 
 
-def _forward_scores(beats: torch.Tensor) -> torch.Tensor:
-    """Scores of the best path up to each beat that ends with each chord (Viterbi algorithm).
+def _forward_scores(beat_scores: torch.Tensor) -> torch.Tensor:
+    """Scores of the best path from the first beat to each beat that ends with each chord (Viterbi algorithm).
 
     Args:
-        beats (float [beats, 25]): log-likelihood of each chord in each beat.
+        beat_scores (float [beats, 25]): log-likelihood of each chord in each beat.
 
     Returns:
         float [beats, 25], in nats; a change of chord costs `CHANGE_COST`.
     """
-    scores = [beats[0]]
-    for likelihoods in beats[1:]:
+    scores = [beat_scores[0]]
+    for likelihoods in beat_scores[1:]:
         # the chord of the previous beat goes on, or the best of all chords changes to this one
         scores.append(likelihoods + torch.maximum(scores[-1], scores[-1].max() - CHANGE_COST))
     return torch.stack(scores)
@@ -428,13 +475,14 @@ def chord_choices(
     """The listener's confidence in each chord of a song, and the runner-up.
 
     Args:
-        likely (float [T, 25]): probability of each chord at each frame (`HAFMListenerModel.chords`).
-        chords: of the song, (start s, stop s, label) each.
+        likely (float [frames, 25]): probability of each chord at each frame
+            (`HAFMListenerModel.chord_probabilities`).
+        chords: chords of the song, (start s, stop s, label) each.
         frame_rate: in Hz.
 
     Returns:
-        for each chord of at least one frame: start, stop, label, its probability if it is either itself or the
-        runner-up (0 to 1), and the label of the runner-up.
+        For each chord that lasts at least one frame: start (s), stop (s), label, its probability relative to the
+        runner-up (0 to 1: its share of the sum of both), and the label of the runner-up.
     """
     choices = []
     for start, stop, label in chords:

