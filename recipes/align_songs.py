@@ -80,7 +80,11 @@ def smallest_lag(curve: NDArray[np.float64]) -> float:
 
 
 def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:
-    """Correlation of the onsets of voice and reference at each lag of the reference: float64 [2 · L + 1]."""
+    """Correlation of the onsets of voice and reference at each lag of the reference.
+
+    Returns:
+        float64 [2 · L + 1]: at the lags −L to L, in frames at `FRAME_RATE`; L is `LONGEST_SECONDS`.
+    """
     sung = _onsets(vocal)
     played = _onsets(reference)
     frames = min(len(sung), len(played))
@@ -88,12 +92,12 @@ def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:
 
 
 def _onsets(part: Part) -> NDArray[np.float64]:
-    """The onset curve of a part of a clip, at `FRAME_RATE`."""
+    """The onset curve of a part of a clip: float64 [frames at `FRAME_RATE`]."""
     return onset_curve(onset_strength(resample(*part.read(), ANALYSIS_RATE)))
 
 
 def moved(samples: Samples, frames: int) -> Samples:
-    """Moves float32 [N] earlier by `frames` samples, or later behind silence if negative."""
+    """Moves samples (float32 [N]) earlier, without the first `frames` of them; if negative, later, after silence."""
     if frames < 0:
         return np.pad(samples, (-frames, 0))
     return samples[frames:]

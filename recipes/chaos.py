@@ -24,7 +24,7 @@ from typing import Protocol
 Digest = Callable[[Path], dict[str, str]]
 # after this many kills, a job may finish, so that every output is compared in the end
 KILLS_PER_OUTPUT = 8
-# it then counts as hanging after this many times the undisturbed duration, but at least this many seconds
+# it then counts as hanging after this many times the undisturbed duration, but at least after this many seconds
 PATIENCE = 20.0
 LEAST_PATIENCE = 60.0
 
@@ -132,7 +132,7 @@ def _until_done(
     killed = 0
     while True:
         work = start(output)
-        # enough kills: this start may finish, so that its output can be compared
+        # after enough kills, this start may finish, so that its output can be compared
         spared = report.kills >= kills or killed >= KILLS_PER_OUTPUT
         if spared:
             code = work.wait(max(LEAST_PATIENCE, PATIENCE * report.seconds))
@@ -148,7 +148,12 @@ def _until_done(
 
 
 class CommandWork:
-    """A command as a job."""
+    """A command as a job, which starts at once.
+
+    Args:
+        command: the program and its arguments.
+        log: file to which everything that it prints is added.
+    """
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         with log.open("ab") as stream:
@@ -216,6 +221,7 @@ def main() -> None:
     log = options.folder / "log.txt"
 
     def start(output: Path) -> CommandWork:
+        """Starts the job with its output in a folder."""
         return CommandWork([word.replace("{out}", str(output)) for word in options.command], log)
 
     digest = partial(digest_files, compared=options.compare or ["*"], ignored=options.ignore)

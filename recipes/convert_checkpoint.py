@@ -94,11 +94,11 @@ def convert(
         revision: of the hub's repository.
 
     Returns:
-        The layout chosen, with its evidence; without evidence if it was assumed.
+        The chosen layout with its evidence; the paper's without any if that was assumed.
 
     Raises:
-        ValueError: the files are not what they should be, or nothing fits; what follows its first line is for
-            whoever wants to report it.
+        ValueError: the files are not what they should be, or nothing fits; the lines after the first are details for
+            a report.
         OSError: a HuBERT or codec cannot be loaded.
     """
     if (pairs is None) != assume_paper:

@@ -8,6 +8,7 @@ Reads NAME.flac or NAME.wav and bands/NAME_STEM.ogg and bands/NAME.json in the f
 
 import json
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,7 @@ LOUD_QUANTILE = 0.99
 def envelope(samples: np.ndarray, count: int) -> np.ndarray:
     """Peak level of each of `count` equal parts of samples (float32 [N]), relative to a loud part: 0 to 1, [count]."""
     edges = np.linspace(0, len(samples), count + 1).astype(int)
-    peaks = np.array(
-        [np.abs(samples[first:last]).max(initial=0.0) for first, last in zip(edges, edges[1:], strict=False)]
-    )
+    peaks = np.array([np.abs(samples[first:last]).max(initial=0.0) for first, last in pairwise(edges)])
     loud = float(np.quantile(peaks, LOUD_QUANTILE))
     # at least 0.001, so that silence is drawn as silence
     return np.minimum(peaks / max(loud, 1e-3), 1.0)
@@ -66,7 +65,7 @@ def drawing(folder: Path, name: str) -> str:
     samples, rate = read_audio(vocal)
     seconds = len(samples) / rate
     sounds = {"voice": samples}
-    for stem in list(COLOURS)[1:]:
+    for stem in list(COLOURS)[1:]:  # all but the voice
         band, band_rate = read_audio(folder / "bands" / f"{name}_{stem}.ogg")
         sounds[stem] = band[: round(seconds * band_rate)]
     elements = []

@@ -84,10 +84,11 @@ def conditions(
     """
     by_name: dict[str, tuple[list[Recording], list[LeadSheet | None]]] = {name: (recordings, [None] * len(recordings))}
     if given:
+        # what is given is always a lead sheet
         by_name[f"{name}, tempo given"] = recordings, [given_tempo(recording.tempo) for recording in recordings]
         by_name[f"{name}, beats given"] = recordings, [given_beats(recording.beats) for recording in recordings]
         by_name[f"{name}, key given"] = recordings, [LeadSheet(key=recording.key) for recording in recordings]
-        # both start after the opening, so that they can be compared
+        # both start after the opening, so that they can be compared; `opening` has the chords before
         rest, opening = given_opening(recordings)
         if rest:
             by_name[f"{name}, after {OPENING:g} s"] = rest, [None] * len(rest)
@@ -104,7 +105,7 @@ def main() -> None:
     (arguments,) = parse_dataclasses((Arguments,))
     torch.set_num_threads(1)
     composite = find_composite(arguments.model, arguments.listener)
-    figures = dict[str, Any]()
+    figures: dict[str, Any] = {}
     sets: dict[str, list[Recording]] = {}
     if arguments.karaoke:
         sets["clips"], sets["songs"] = karaoke_recordings(Path(arguments.karaoke), Path(arguments.cache))
@@ -119,9 +120,11 @@ def main() -> None:
             figures[condition] = asdict(score(sheets, chosen))
             logger.info("%s: %s", condition, json.dumps(figures[condition]))
         if composite.listener is not None:
-            # of each recording: the probability of its chords, and whether they are right, by frame
-            sure, right = zip(*(sureness(composite, recording) for recording in recordings), strict=True)
-            bins, error = reliability(torch.cat(sure), torch.cat(right))
+            # of each recording, by frame: the probability of the estimated chord, and whether it is right
+            of_recordings = [sureness(composite, recording) for recording in recordings]
+            probabilities = torch.cat([probability for probability, _ in of_recordings])
+            is_right = torch.cat([right for _, right in of_recordings])
+            bins, error = reliability(probabilities, is_right)
             figures[f"{name}, sureness"] = {"bins": [asdict(reliable) for reliable in bins], "wrong_by": error}
             logger.info("%s, sureness: %s", name, json.dumps(figures[f"{name}, sureness"]))
     if arguments.songs:

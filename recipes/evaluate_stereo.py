@@ -56,7 +56,7 @@ def main() -> None:
     pool.refresh()
     if not pool.songs:
         raise ValueError(f"{pool.folder} holds no songs; name the output of recipes/build_song_corpus.py.")
-    (decoded,) = evaluate_in_stereo({"codec": composite.codec}, pool, clips=arguments.clips).values()
+    decoded = evaluate_in_stereo({"codec": composite.codec}, pool, clips=arguments.clips)["codec"]
     logger.info("decoded: %s", json.dumps(decoded))
     generated = generated_levels(composite, pool, arguments.seconds)
     logger.info("generated: %s", json.dumps(generated))

@@ -57,7 +57,8 @@ class Reservoir:
         if self._rows is None:
             self._rows = np.empty((self.capacity, rows.shape[1]), dtype=np.float32)
         positions = self.seen + np.arange(len(rows))  # in the stream
-        # row n draws a slot from 0 … n and is kept if the reservoir has that; the first `capacity` rows always are
+        # the row at position n draws a slot of the sample from 0 … n, and is kept if there is one of that number; the
+        # first `capacity` rows always are
         slots = np.where(positions < self.capacity, positions, self._generator.integers(0, positions + 1))
         for row in np.flatnonzero(slots < self.capacity):
             self._rows[slots[row]] = rows[row]
@@ -140,7 +141,8 @@ def sample_features(
             # only vocals have noise, and with it a seed
             reservoir = instrumentals if seed is None else vocals
             reservoir.add(features.cpu().numpy())
-        used += vocals.seen > seen_before
+        if vocals.seen > seen_before:
+            used += 1
         if progress:
             progress(number, len(tracks))
         # nothing can be saved before the first row
@@ -238,6 +240,7 @@ def _segments(
         instrumental = cut(stems.instrumental, stems.sampling_rate, start, length)
         if reason_to_drop(vocal, instrumental, filter_options) is not None:
             continue
+        # only vocals get noise
         for sound, seed in ((vocal, options.seed + number), (instrumental, None)):
             yield torch.from_numpy(fit_rate(sound, stems.sampling_rate, config.sampling_rate, length)), seed
 
@@ -246,12 +249,14 @@ def fit_clusters(features: Features, clusters: int, seed: int = 0) -> tuple[Feat
     """Fits MiniBatchKMeans (k-means++) to 90 % of a sample and evaluates it on the held-out 10 %.
 
     Args:
-        features (float32 [M, D]).
+        features (float32 [M, D], frames by width of the features): the sample.
         clusters: k (paper: 500).
-        seed: seed of the division and the initialisation.
+        seed: of the division into fitted and held-out frames, and of the initialisation.
 
     Returns:
-        centroids (float32 [k, D]) and figures: inertia per frame, its share of the variance, used clusters, entropy.
+        centroids (float32 [k, D]), and figures of the held-out frames by name: "inertia_per_frame" (mean squared
+        distance to the centroid), its share of the variance, the number of used clusters, and the entropy of their
+        use in bits with its upper bound; "frames" is M.
 
     Raises:
         HAFMCorpusError: fewer frames than clusters.

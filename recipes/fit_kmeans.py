@@ -96,11 +96,11 @@ def main(
     fitted = [fit_clusters(reservoir.rows, clusters, seed) for reservoir in reservoirs]
     # [k, D], or [2, k, D] for vocals and instrumentals
     model.centroids.copy_(torch.stack([torch.from_numpy(centroids) for centroids, _ in fitted]).squeeze(0))
-    names = ("vocal_", "instrumental_") if separate else ("",)
+    prefixes = ("vocal_", "instrumental_") if separate else ("",)
     figures: dict[str, Any] = {}
-    for name, (_, quality), reservoir in zip(names, fitted, reservoirs, strict=True):
-        figures |= {f"{name}{key}": value for key, value in quality.items()}
-        figures[f"{name}frames_seen"] = reservoir.seen
+    for prefix, (_, quality), reservoir in zip(prefixes, fitted, reservoirs, strict=True):
+        figures |= {f"{prefix}{key}": value for key, value in quality.items()}
+        figures[f"{prefix}frames_seen"] = reservoir.seen
     figures["tracks"] = tracks
     if half:
         model.half()
@@ -161,6 +161,7 @@ def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
     layer_key = re.compile(r"^(hubert\.)?encoder\.layers\.(\d+)\.")
 
     def is_not_needed(key: str) -> bool:
+        """Whether a key is of a later layer, or of a part that HuBERT checkpoints have in addition to the network."""
         in_layer = layer_key.match(key)
         return bool(KNOWN_EXTRA_KEYS.match(key) or (in_layer and int(in_layer.group(2)) >= layer))
 

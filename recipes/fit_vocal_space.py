@@ -24,6 +24,7 @@ from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.song_runs import SongRunArguments
 from hafm_tiny.vocal_space import (
+    RhythmicFrames,
     SungFrames,
     VocalSpaceArguments,
     fit_rhythm,
@@ -87,15 +88,15 @@ def main() -> None:
     splits = {"train": arguments.takes, "validation": 0}
     if tokenizer_arguments.rhythm_only:
         config = tokenizer.config
-        training_rhythm, validation_rhythm = (
-            [rhythmic_frames(song, config, takes) for song in run.load_songs(split, config.sampling_rate).songs]
-            for split, takes in splits.items()
-        )
-        fitted, figures = fit_rhythm(tokenizer.cpu(), training_rhythm, validation_rhythm, arguments)
+        rhythms: dict[str, list[RhythmicFrames]] = {}
+        for split, takes in splits.items():
+            songs = run.load_songs(split, config.sampling_rate).songs
+            rhythms[split] = [rhythmic_frames(song, config, takes) for song in songs]
+        fitted, figures = fit_rhythm(tokenizer.cpu(), rhythms["train"], rhythms["validation"], arguments)
     else:
-        training, validation = (list(read_songs(tokenizer, run, *split)) for split in splits.items())
+        sung = {split: list(read_songs(tokenizer, run, split, takes)) for split, takes in splits.items()}
         frames = tokenizer_arguments.frames
-        fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, frames)
+        fitted, figures = fit_vocal_space(tokenizer.cpu(), sung["train"], sung["validation"], arguments, frames)
     out = Path(run.out) / "semantic_tokenizer"
     if tokenizer_arguments.half:
         fitted.half()

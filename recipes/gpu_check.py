@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,8 +42,13 @@ from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 
 NO_DEVICE = 3
-STAGES_AND_PATTERNS = (("semantic", "flat"), *((n, p) for n in ("coarse", "fine") for p in CODEBOOK_PATTERNS))
+# the semantic stage has a single codebook, for which patterns do not differ
+STAGES_AND_PATTERNS = (("semantic", "flat"), *product(("coarse", "fine"), CODEBOOK_PATTERNS))
 GUIDANCE_SCALE = 3.0
+# rows of a song in a step: with and without its conditioning
+ROWS_PER_SONG = 2
+# turns of each decoding loop; the fastest counts
+TURNS = 2
 # logits of random weights are around 1; summing float32 in another order changes them by some 1e-5
 LOGITS_TOLERANCE = 1e-3
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
@@ -106,7 +112,7 @@ def window(stage: Any, rows: int, slots: int) -> WindowBatch:
         slots: at least so many are decoded.
     """
     config = stage.config
-    batch = rows // 2
+    batch = rows // ROWS_PER_SONG  # songs
     generator = torch.Generator().manual_seed(1)
     frames = round(config.window_seconds * config.conditioning_frame_rate)
     shape = (batch, config.num_conditioning_streams, frames)
@@ -115,14 +121,15 @@ def window(stage: Any, rows: int, slots: int) -> WindowBatch:
 
 
 def decoder(stage: Any, compiled: bool) -> FastGenerator:
-    """The fast loop with guidance, as CUDA graphs or not."""
+    """The fast decoding loop of a stage, with guidance; as a CUDA graph if `compiled`."""
     return FastGenerator(stage, stage.decoding_config(guidance_scale=GUIDANCE_SCALE), compiled)
 
 
 def check_logits(check: Check) -> Any:
-    """The largest difference between this device's and the CPU's float32 logits, by stage and pattern.
+    """Compares this device's float32 logits with the CPU's.
 
-    "failed" says whether one is above `LOGITS_TOLERANCE`.
+    Returns:
+        The largest absolute difference by stage and pattern; "failed" says whether one is above `LOGITS_TOLERANCE`.
     """
     differences: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
@@ -159,10 +166,9 @@ def check_tokens(check: Check) -> Any:
     comparisons: dict[str, Any] = {}
     for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
-        # two songs, each with a row for guidance
-        eager, graph = (
-            as_tokens(decoder(stage, compiled).codes(window(stage, 4, check.slots))) for compiled in (False, True)
-        )
+        two_songs = window(stage, 2 * ROWS_PER_SONG, check.slots)
+        eager = as_tokens(decoder(stage, compiled=False).codes(two_songs))
+        graph = as_tokens(decoder(stage, compiled=True).codes(two_songs))
         differing = (eager != graph).any(0).nonzero()
         comparisons[f"{name}, {pattern}"] = {
             "identical": not len(differing),
@@ -187,7 +193,7 @@ def check_steps(check: Check) -> Any:
                 loop = partial(decoder(stage, compiled).codes, window(stage, rows, check.slots))
                 runs[name] = partial(check.finish, loop)
                 runs[name](1)
-            for name, turns in take_turns(runs, check.slots, 2).items():
+            for name, turns in take_turns(runs, check.slots, TURNS).items():
                 # from the difference between runs of one step and of all, each with its fastest turn
                 value = step_milliseconds(turns[1], turns[check.slots], check.slots, min)
                 milliseconds.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
@@ -235,6 +241,7 @@ def check_song(check: Check, pattern: str) -> Any:
         torch.cuda.reset_peak_memory_stats(check.device)
 
     def progress(stage: str, done: int, total: int) -> None:
+        """Ends a song for which there is no time left."""
         if time.monotonic() > check.end:
             raise TimeoutError(f"out of time in the {stage} stage, at step {done} of {total}")
 
@@ -254,8 +261,9 @@ def check_song(check: Check, pattern: str) -> Any:
 def check_training(check: Check) -> Any:
     """Runs the training recipe's trainer in a process group of one: in fp16 with a scaler on a GPU, else in fp32.
 
-    accelerate wraps a single process in DDP only on a CPU. "failed" says that a loss is not finite, or that there is
-    no process group, or on a CPU no DDP.
+    Returns:
+        Figures by name. "failed" says that a loss is not finite, that there is no process group, or that on a CPU the
+        model is not wrapped in DDP (on a GPU, accelerate does not wrap that of a single process).
     """
     # any free port for the process group
     with socket.socket() as probe:
@@ -286,6 +294,9 @@ def check_training(check: Check) -> Any:
         torch.distributed.destroy_process_group()
     wrapped = type(trainer.model).__name__
     losses = [line["loss"] for line in lines if "loss" in line]
+    losses_are_finite = all(map(math.isfinite, losses))
+    # accelerate does not wrap a single process on a GPU
+    wrapped_as_expected = check.device.type == "cuda" or wrapped == "DistributedDataParallel"
     return {
         "precision": precision,
         "backend": backend,
@@ -294,10 +305,7 @@ def check_training(check: Check) -> Any:
         "losses": losses,
         "skipped_steps": trainer.progress.skipped,
         "steps_per_second": check.training_steps / elapsed,
-        # a GPU's process is not wrapped
-        "failed": not all(map(math.isfinite, losses))
-        or backend is None
-        or not (check.device.type == "cuda" or wrapped == "DistributedDataParallel"),
+        "failed": not losses_are_finite or backend is None or not wrapped_as_expected,
     }
 
 

@@ -67,6 +67,7 @@ def page(
     key: dict[str, dict[str, str]] = {}
     trials: list[dict[str, Any]] = []
     for song in songs:
+        # by version, the name of its sound, which does not reveal the version
         codes = {name: _digest(f"{test.resolve()}/{song}/{name}") for name in folders}
         sounds_read = {code: soundfile.read(folders[name] / song, dtype="float32") for name, code in codes.items()}
         # all versions of a song are equally loud, at a level at which none clips; silence has none

@@ -15,7 +15,15 @@ NOISY = ("httpx", "datasets", "filelock", "fsspec", "torch", "accelerate")
 
 
 def check_sizes(config: PretrainedConfig, sizes: Mapping[str, int | None]) -> None:
-    """Raises ValueError if a model to continue from has another size than requested; None accepts any."""
+    """Checks that a model to continue from has the sizes that were requested.
+
+    Args:
+        config: the model's.
+        sizes: by field of the configuration; None: any.
+
+    Raises:
+        ValueError: a size differs.
+    """
     for name, size in sizes.items():
         size_before = getattr(config, name)
         if size not in (None, size_before):

@@ -59,6 +59,9 @@ class Separator(Protocol):
 class AudioSeparator:
     """audio-separator: MDX-Net and other models, given by file name.
 
+    Args:
+        options: model, folder and device; the separator's own defaults where they are empty.
+
     Raises:
         HAFMCorpusError: the model is neither in `model_dir` nor downloadable.
     """
@@ -75,7 +78,7 @@ class AudioSeparator:
             model_file_dir=str(folder),
             output_dir=self.output.name,
             output_format="WAV",
-            # keep stems from being attenuated separately: the corpus filter compares their levels
+            # so that stems are not attenuated separately: the corpus filter compares their levels
             normalization_threshold=1.0,
             use_soundfile=True,
         )
@@ -141,6 +144,9 @@ def _written(paths: Sequence[str], role: str) -> tuple[Samples, int]:
 
 class DemucsSeparator:
     """Demucs 4.1 or later; the instrumental is the sum of all stems but the vocals.
+
+    Args:
+        options: model, folder and device; Demucs's own defaults where they are empty.
 
     Raises:
         HAFMCorpusError: the model can't be loaded.

@@ -31,6 +31,9 @@ from running import check_sizes, run_recipe
 logger = logging.get_logger(__name__)
 # STFT window in hops, that is, codec frames: a little more than 50 ms
 WINDOW_FRAMES = 4
+# sizes of a new separator if none are given
+CHANNELS = 192
+LAYERS = 5
 
 
 @dataclass
@@ -89,7 +92,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     config = HAFMSeparatorConfig(
         sampling_rate=rate, n_fft=WINDOW_FRAMES * hop, hop_length=hop,
-        channels=arguments.channels or 192, num_layers=arguments.layers or 5,
+        channels=arguments.channels or CHANNELS, num_layers=arguments.layers or LAYERS,
     )  # fmt: skip
     model = HAFMSeparatorModel(config)
     if folders.init_from:

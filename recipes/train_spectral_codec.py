@@ -29,6 +29,7 @@ RUN/metrics.jsonl the log. One CPU core does about three steps per second, or on
 
 import copy
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,6 +47,10 @@ from running import check_sizes, run_recipe
 
 SIZES = ("hop_length", "num_codebooks", "encoder_width", "encoder_layers", "decoder_width", "decoder_layers",
          "codebook_dim")  # fmt: skip
+# one of so many recordings is held out for tests
+RECORDS_PER_TEST = 8
+# batches on which the finished decoder's running mean is estimated, unless there were fewer steps
+SETTLING_BATCHES = 300
 
 
 @dataclass
@@ -113,8 +118,11 @@ def read_records(
     if not folder:
         return []
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
-    # every eighth is held out
-    chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out]
+    chosen = []
+    for number, path in enumerate(paths, start=1):
+        is_for_tests = number % RECORDS_PER_TEST == 0
+        if is_for_tests == held_out:
+            chosen.append(path)
     if not chosen:
         raise ValueError(f"{folder} holds no recordings to train on: every eighth .flac, .ogg or .wav is for tests.")
     records = []
@@ -159,7 +167,7 @@ def main() -> None:
             # a wider decoder has frequencies whose usual levels are not known yet
             trainer.start_wider(initial.config.output_format.num_bins)
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.averaged().save_pretrained(out / "codec"))
-    finished = trainer.settle(min(300, arguments.steps))
+    finished = trainer.settle(min(SETTLING_BATCHES, arguments.steps))
     finished.config.phase_jitter = model.phase_jitter
     if output.channels == 2 and trainer.compares_sounds:
         trainer.level_side(finished)
@@ -178,7 +186,7 @@ def main() -> None:
     if held_out.songs:
         # with all codebooks, half and a quarter of them, rounded up
         all_codebooks = codec.config.num_codebooks
-        depths = sorted({all_codebooks, -(-all_codebooks // 2), -(-all_codebooks // 4)}, reverse=True)
+        depths = sorted({all_codebooks, math.ceil(all_codebooks / 2), math.ceil(all_codebooks / 4)}, reverse=True)
         figures = evaluate_codec(trainer.average, held_out, tuple(depths))
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
 

@@ -94,10 +94,11 @@ def showing_errors(action: Callable[..., list[Any]], *otherwise: Any) -> Callabl
 
     Args:
         action: handler of an event.
-        otherwise: its other outputs if it fails.
+        otherwise: the outputs after the announcement if the action fails.
     """
 
     def act(*inputs: Any) -> list[Any]:
+        """The action's outputs, or the announcement of its error and `otherwise`."""
         try:
             return action(*inputs)
         except Exception as error:
@@ -107,7 +108,7 @@ def showing_errors(action: Callable[..., list[Any]], *otherwise: Any) -> Callabl
 
 
 def show_first_estimates(voice: Values | None, *inputs: Any) -> Values | None:
-    """Estimates beats, chords and key of a new voice for the timeline, and notes in the voice that they are "shown".
+    """Estimates beats, chords and key of a new voice for the timeline, and sets the voice's "shown" to True.
 
     Args:
         voice: as `take_voice` returns it; None if there is none.
@@ -115,7 +116,7 @@ def show_first_estimates(voice: Values | None, *inputs: Any) -> Values | None:
 
     Returns:
         The timeline's value: the estimates (`listen`), or {"wrong": error}; None, which empties it, without a voice.
-        A voice that is shown already leaves the timeline as it is.
+        The timeline does not change if the voice's "shown" is set already.
     """
     if voice is None:
         return None
@@ -135,40 +136,53 @@ def show_first_estimates(voice: Values | None, *inputs: Any) -> Values | None:
 
 
 def estimate_again(timeline: Values | None, voice: Values | None, *inputs: Any) -> Values | None:
-    """The timeline's value after the user has asked for other estimates, or {"wrong": error, "again": True}.
+    """Estimates a voice again because the user has asked for other estimates.
 
-    The timeline's "ask" says what for: {"again": "key"} for chords that suit the key, while beats and chords that the
-    user has set stay; {"again": "tempo", "tempo": BPM} for beats at a tempo; nothing for all that isn't given.
+    Args:
+        timeline: the timeline's value. Its "ask" is {"again": "key"} for chords that suit the key, while the beats
+            and the chords that the user has set stay; or {"again": "tempo", "tempo": BPM} for beats at that tempo.
+            Without "again", all is estimated that was not given with the voice.
+        voice: as `take_voice` returns it; None if there is none.
+        inputs: the other values of `Request.of`.
+
+    Returns:
+        The timeline's new value: the estimates (`listen`), or {"wrong": error, "again": True}. The timeline does not
+        change without a voice or if it is empty.
     """
     if voice is None or timeline is None:
         return gr.skip()
     ask = timeline.get("ask") or {}
     try:
         request = Request.of(voice, *inputs)
-        seen = lead_sheet_of(timeline, request.vocal) or LeadSheet()
+        sheet_shown = lead_sheet_of(timeline, request.vocal) or LeadSheet()
         metre = None
         if ask.get("again") == "key":
-            known = replace(seen, chords=set_chords(seen, timeline.get("set")))
+            known = replace(sheet_shown, chords=set_chords(sheet_shown, timeline.get("set")))
         elif ask.get("again") == "tempo":
-            known = at_tempo(seen, ask.get("tempo"), timeline.get("set"))
-            if "beats_per_bar" not in seen.estimated:
-                metre = seen.beats_per_bar
+            known = at_tempo(sheet_shown, ask.get("tempo"), timeline.get("set"))
+            if "beats_per_bar" not in sheet_shown.estimated:
+                metre = sheet_shown.beats_per_bar
         else:
             known = voice["sheet"]
             # a restored sheet whose beats are estimates
             if "beats" in known.estimated:
                 known = LeadSheet()
             known = with_tempo(known, request.tempo)
-            if seen.key and "key" not in seen.estimated:
-                known = replace(known, key=seen.key)
-        shown = listen(request.vocal, request.model, request.seconds, known, metre)
+            if sheet_shown.key and "key" not in sheet_shown.estimated:
+                known = replace(known, key=sheet_shown.key)
+        estimates = listen(request.vocal, request.model, request.seconds, known, metre)
     except Exception as error:
         return {"wrong": explain(error), "again": True}
-    return shown | {"edits": timeline.get("edits"), "asked": ask.get("again"), "set": timeline.get("set") or []}
+    return estimates | {"edits": timeline.get("edits"), "asked": ask.get("again"), "set": timeline.get("set") or []}
 
 
 def with_tempo(known: LeadSheet, tempo: float) -> LeadSheet:
-    """What is known of a voice, with the tempo that the user has entered (0: none), unless its beats are known."""
+    """Adds the tempo that the user has entered to what is known of a voice, unless its beats are known.
+
+    Args:
+        known: what is known of the voice.
+        tempo: in beats a minute; 0: none was entered.
+    """
     if known.has_beats or not tempo:
         return known
     return replace(known, tempo=tempo)
@@ -178,8 +192,9 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     """Takes a voice that was recorded, uploaded or chosen.
 
     Args:
-        sent: the recorder's value: {"example": name}, {"path": uploaded file} with the "beats", "beats_per_bar" and
-            "downbeat" of a click, or a state of static/page.js; "again" if its takes get this voice instead of theirs.
+        sent: the recorder's value: {"example": name}; or {"path": uploaded file}, with "beats", "beats_per_bar" and
+            "downbeat" if it was recorded to a click; or a state of static/page.js, with "again" if the state's takes
+            get this voice instead of their own.
         jobs: the takes of the page.
         mixer: the mixer's value.
         seconds: how much of the voice is used; None or 0: all, up to MAX_SECONDS.
@@ -208,8 +223,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     if example:
         sheet = takes.stored_sheet(example)
     else:
-        of_click = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
-        sheet = LeadSheet.given(state.get("sheet") or of_click)
+        click = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
+        sheet = LeadSheet.given(state.get("sheet") or click)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False, "seed": None}
     running = state.get("running")
     if isinstance(running, dict):
@@ -224,23 +239,24 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
         found += [takes.read_job(str(name), str(path)) for name in state.get("takes", [])]
     # a band may have been finished while the page showed another voice
     found += [job for job in jobs if state and job.source == str(path)]
-    brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
-    said, *settings = restore(state.get("query") if state else "")
-    at_seconds = PAGE_OPTIONS.index("seconds") + 1  # after the tempo
+    jobs_and_mixer = bring_takes([job for job in found if job is not None], state, jobs, mixer)
+    announced, *settings = restore(state.get("query") if state else "")
+    seconds_index = PAGE_OPTIONS.index("seconds") + 1  # the tempo comes before the options
     # before there is a voice, the page has no Seconds field
-    if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[at_seconds].get("value")):
-        said = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used.")
-        settings[at_seconds] = MAX_SECONDS
+    if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[seconds_index].get("value")):
+        announced = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used.")
+        settings[seconds_index] = MAX_SECONDS
+    # the last announcement replaces the others
     news = []
     if state.get("kept"):
         news.append(RESTARTED)
     if running:
         news.append(INTERRUPTED)
     if news:
-        said = announcement(" ".join(news))
+        announced = announcement(" ".join(news))
     if recording.remarks:
-        said = announcement(" ".join(recording.remarks))
-    return [said, voice, *brought, *settings]
+        announced = announcement(" ".join(recording.remarks))
+    return [announced, voice, *jobs_and_mixer, *settings]
 
 
 def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values | None) -> list[Any]:
@@ -257,18 +273,22 @@ def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values 
     """
     if not found:
         return [gr.skip()] * 2
-    all_jobs, value = add_takes(found, jobs, mixer)
+    all_jobs, new_mixer = add_takes(found, jobs, mixer)
     if not state:
-        return [all_jobs, value | {"live": None}]
-    value |= {"marks": {**value.get("marks", {}), **(state.get("marks") or {})}, "levels": state.get("levels")}
-    if state.get("chosen") in [take["id"] for take in value["takes"]]:
-        value["chosen"] = state["chosen"]
-    return [all_jobs, value | {"play": False}]
+        # the take replaces the stored band, which may be playing already
+        return [all_jobs, new_mixer | {"live": None}]
+    marks = {**new_mixer.get("marks", {}), **(state.get("marks") or {})}
+    new_mixer |= {"marks": marks, "levels": state.get("levels")}
+    if state.get("chosen") in [take["id"] for take in new_mixer["takes"]]:
+        new_mixer["chosen"] = state["chosen"]
+    return [all_jobs, new_mixer | {"play": False}]
 
 
 def renew(voice: Values | None, jobs: list[Job]) -> None:
-    """Renews the times of an open page's files, so that they are not swept away."""
-    paths = [voice and voice["path"]]
+    """Sets the times of an open page's files to now, so that `takes.sweep` does not remove them."""
+    paths: list[Any] = []
+    if voice:
+        paths.append(voice["path"])
     for job in jobs:
         paths += [job.source, *job.folder.glob("*")]
     for path in paths:
@@ -298,7 +318,8 @@ def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None,
     request = Request.of(*inputs)
     voice = inputs[0]
     jobs_of_vocal = [job for job in jobs if job.source == request.vocal]
-    if len(jobs_of_vocal) - len(not_kept(jobs_of_vocal, mixer)) >= MOST_JOBS:
+    num_kept = len(jobs_of_vocal) - len(not_kept(jobs_of_vocal, mixer))
+    if num_kept >= MOST_JOBS:
         raise ValueError(f"All {MOST_JOBS} takes are kept (★) or named; unmark one to make room for a new one.")
     if voice and request.options.seed is None:
         # a band that was interrupted is the same when it is generated again
@@ -309,7 +330,15 @@ def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None,
 
 
 def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
-    """The request of the button that replaces the selected bars; a ValueError if no bars or no take are selected."""
+    """The request of the button that replaces the selected bars.
+
+    Args:
+        jobs, mixer, timeline, inputs: as for `song_request`; the mixer's "chosen" is the take, and the timeline's
+            "selection" the bars, (start, stop) in seconds of the voice.
+
+    Raises:
+        ValueError: no bars or no take of this voice are selected, or as for `song_request`.
+    """
     request = song_request(jobs, mixer, timeline, *inputs)
     job = takes.find(jobs, (mixer or {}).get("chosen"))
     selection = (timeline or {}).get("selection")
@@ -341,8 +370,11 @@ def run(
     live = takes.LiveTake()
     # a run that was retried because the queue was full may arrive twice
     has_begun = ticket in BEGUN
-    stopped = partial(CANCELLED.__contains__, ticket)
     BEGUN.append(ticket)
+
+    def stopped() -> bool:
+        return ticket in CANCELLED
+
     try:
         # if a run yields nothing, Gradio empties every component
         yield [*no_change, gr.skip(), gr.skip()]
@@ -374,20 +406,20 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     ticket, job = made
     jobs_before = jobs
     jobs, value = add_takes([job], jobs, mixer)
-    gone = "".join(
+    dropped_takes = "".join(
         f" Take {old.number} has made room for it; ★ keeps a take." for old in jobs_before if old not in jobs
     )
-    said = f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again."
+    message = f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again."
     if job.remade:
-        said = f"Done in {job.elapsed:.0f} s; all other bars are as they were."
+        message = f"Done in {job.elapsed:.0f} s; all other bars are as they were."
     elif job.style:
-        said += f" Style: {job.style}."
+        message += f" Style: {job.style}."
     if job.added > NOTICED_SECONDS:
-        said += f" The song is {job.added:.1f} s longer than the voice, which begins at {job.intro:.1f} s."
+        message += f" The song is {job.added:.1f} s longer than the voice, which begins at {job.intro:.1f} s."
     if voice and voice["path"] != job.source:
         value |= {"play": False, "chosen": (mixer or {}).get("chosen")}
     # after stopping this run, the user may have started another
-    status = [gr.skip()] * 4 if ticket in CANCELLED else [announcement(said + gone), *IDLE]
+    status = [gr.skip()] * 4 if ticket in CANCELLED else [announcement(message + dropped_takes), *IDLE]
     return [*status, None, jobs, value | {"live": None}]
 
 
@@ -408,24 +440,29 @@ def place_in_queue(tickets: list[Any], ticket: str) -> str:
     if ticket not in QUEUED:
         QUEUED.append(ticket)
     place = tickets.index(ticket) + 1
-    said = f"Number {place} in the queue."
+    message = f"Number {place} in the queue."
     if DURATIONS:
         # the one that is running may have just begun
-        said += f" Your band begins in about {place * sum(DURATIONS) / len(DURATIONS):.0f} s, or sooner."
-    return announcement(said)
+        message += f" Your band begins in about {place * sum(DURATIONS) / len(DURATIONS):.0f} s, or sooner."
+    return announcement(message)
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
-    """The jobs that newer ones may replace: those neither marked as kept nor named."""
+    """The jobs that newer ones may replace: those that the mixer's "marks" neither keep (★) nor name."""
     marks = (mixer or {}).get("marks") or {}
-    return [job for job in jobs if not any((marks.get(job.folder.name) or {}).values())]
+    replaceable = []
+    for job in jobs:
+        mark = marks.get(job.folder.name) or {}
+        if not any(mark.values()):
+            replaceable.append(job)
+    return replaceable
 
 
 def add_takes(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
     """Numbers and saves new takes and adds them to the page's; if a voice has too many, the oldest not kept go.
 
     Args:
-        new: the takes; one that the page has already replaces itself.
+        new: the takes to add; one that the page already has is replaced by its new version.
         jobs: the takes of the page.
         mixer: the mixer's value.
 
@@ -435,7 +472,8 @@ def add_takes(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any
     for job in new:
         jobs = [other for other in jobs if other.folder != job.folder]
         jobs_of_vocal = [other for other in jobs if other.source == job.source]
-        jobs_to_drop = not_kept(jobs_of_vocal, mixer)[: max(len(jobs_of_vocal) + 1 - MOST_JOBS, 0)]
+        too_many = max(len(jobs_of_vocal) + 1 - MOST_JOBS, 0)
+        jobs_to_drop = not_kept(jobs_of_vocal, mixer)[:too_many]
         jobs = [other for other in jobs if other not in jobs_to_drop]
         highest = max((other.number for other in jobs), default=0)
         jobs = [*jobs, replace(job, number=job.number or highest + 1)]
@@ -445,7 +483,15 @@ def add_takes(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any
 
 
 def answer(mixer: Values, jobs: list[Job]) -> list[Any]:
-    """Writes the file that the mixer requests by its "ask": [announced, the file's path]."""
+    """Writes the file that the mixer requests.
+
+    Args:
+        mixer: the mixer's value; the "file" of its "ask" is "project", "song" (`write_song`), or one of `write_file`.
+        jobs: the takes of the page; the file is of the one that is chosen, a project of all.
+
+    Returns:
+        [announced, the file's path]; nothing is announced.
+    """
     file = (mixer.get("ask") or {}).get("file")
     if file == "project":
         return [gr.skip(), str(write_project(jobs, mixer["ask"].get("state")))]
@@ -455,12 +501,20 @@ def answer(mixer: Values, jobs: list[Job]) -> list[Any]:
 
 
 def save_sheet(timeline: Values, *inputs: Any) -> list[Any]:
-    """Writes the lead sheet that the timeline requests, with the chosen style and energy: [announced, its path]."""
+    """Writes the lead sheet that the timeline requests (`write_sheet`), with the chosen style and energy.
+
+    Args:
+        timeline: the timeline's value.
+        inputs: the values of `Request.of`.
+
+    Returns:
+        [announced, the file's path]; nothing is announced.
+    """
     return [gr.skip(), str(write_sheet(timeline, Request.of(*inputs)))]
 
 
 def restore(query: str | None) -> list[Any]:
-    """The settings of a link, or an announcement of why they are not used and the default settings.
+    """Restores the settings of a link; if they cannot be used, announces why and restores the defaults.
 
     Args:
         query: of the link. "" only clears the announcement; None changes nothing.
@@ -469,36 +523,43 @@ def restore(query: str | None) -> list[Any]:
         [announced, tempo, options …]: updates of Gradio's components, the options in the order of PAGE_OPTIONS.
     """
     if not query:
-        said = "" if query == "" else gr.skip()
-        return [said, *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
-    said = ""
+        announced = "" if query == "" else gr.skip()
+        return [announced, *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
+    announced = ""
     inputs: Values = {}
     try:
         inputs = read_link(query)
-        asked = GenerationOptions.of(given={name: inputs[name] for name in parts.CARDS if name in inputs})
-        if asked != GenerationOptions():
-            check_supported(asked, load_pipeline(inputs.get("model", OFFERED[0])).model)
+        options = GenerationOptions.of(given={name: inputs[name] for name in parts.CARDS if name in inputs})
+        if options != GenerationOptions():
+            check_supported(options, load_pipeline(inputs.get("model", OFFERED[0])).model)
     except ValueError as error:
-        said = announcement(explain(error), "alert")
+        announced = announcement(explain(error), "alert")
         inputs = {}
-    # stems are by default what the model can do, as `band_properties` says
-    empty: Values = {**dict.fromkeys(USUAL.keys() - {"stems"}, ""), "model": OFFERED[0], "skip_fine": False}
+    # the default for stems depends on the model: `band_properties` has it
+    defaults: Values = {**dict.fromkeys(USUAL.keys() - {"stems"}, ""), "model": OFFERED[0], "skip_fine": False}
+    # the properties of each component, in the order of the outputs
     properties: Values = {"tempo": {}, **{name: {} for name in PAGE_OPTIONS}}
     properties |= band_properties(inputs.get("model", OFFERED[0]))
-    for name, value in (empty | inputs).items():
+    for name, value in (defaults | inputs).items():
         properties[name]["value"] = value
-    return [said, *(gr.update(**changes) for changes in properties.values())]
+    return [announced, *(gr.update(**changes) for changes in properties.values())]
 
 
 def open_link(query: str | None) -> list[Any]:
-    """Restores the settings of the page's address when it opens: the outputs of `restore`.
+    """Restores the settings of the page's address when it opens, and announces that they are from a link.
 
-    Before there is a voice, settings can only come from a link.
+    Args:
+        query: of the address; "" or None as for `restore`.
+
+    Returns:
+        The outputs of `restore`.
     """
-    said, *settings = restore(query)
-    if said == "" and query and read_link(query):
-        said = announcement("The link holds settings only, no voice and no song: these settings are chosen for yours.")
-    return [said, *settings]
+    announced, *settings = restore(query)
+    if announced == "" and query and read_link(query):
+        announced = announcement(
+            "The link holds settings only, no voice and no song: these settings are chosen for yours."
+        )
+    return [announced, *settings]
 
 
 def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Values]:
@@ -516,6 +577,7 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
         if lead_sheet:
             request = replace(request, lead_sheet=LeadSheet.given(lead_sheet))
         gain = MixOptions.of(given={"instrumental_gain_db": instrumental_gain_db}).instrumental_gain_db
+        # the job is the last thing that it yields
         *_, job = make_job(request)
         assert isinstance(job, Job)
         channels = {name: Channel(db=gain) for name in job.channels} | {"voice": Channel()}
@@ -537,7 +599,16 @@ accompany.__signature__ = inspect.Signature(parameters_of_endpoint())  # type: i
 
 
 class Page:
-    """The components, all in one workspace; static/studio.css arranges them."""
+    """The components, all in one workspace; static/studio.css arranges them.
+
+    Attributes:
+        voice: as `take_voice` returns it.
+        made: what `run` has made, for `finish`: the run's ticket and its take.
+        ticket: hidden; name of the run, drawn by static/page.js.
+        file: hidden; path of a file that has been written, for static/page.js to download.
+        link: hidden; the query of the page's address when it opens.
+        waiting: hidden; selector of the button that static/page.js presses again, because the queue was full.
+    """
 
     def __init__(self) -> None:
         with gr.Column(elem_id="workspace"):
@@ -582,43 +653,50 @@ DOWNLOAD = f"path => {PAGE}.then(page => page.download(path))"
 
 
 def connect_listening(page: Page, jobs: gr.State) -> None:
-    """Connects the events of voices and files: analysing a new voice, estimating again, and downloads."""
+    """Connects the events of voices and files: taking and analysing a new voice, estimating again, and downloads."""
     outputs = [page.announced, page.voice, jobs, page.mixer, *page.restored()[1:]]
     # if several voices arrive, the last one is shown
     quick: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
     sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
     chosen = page.recorder.submit(showing_errors(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)
-    heard = f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())"
-    chosen.then(show_first_estimates, page.inputs(), page.timeline, **quick).then(None, js=heard)
+    tell_desk = f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())"
+    chosen.then(show_first_estimates, page.inputs(), page.timeline, **quick).then(None, js=tell_desk)
     estimated = page.listen.click(estimate_again, [page.timeline, *page.inputs()], page.timeline, **quick)
-    estimated.then(None, js=heard)
-    file = [page.announced, page.file]
+    estimated.then(None, js=tell_desk)
+    announced_and_file = [page.announced, page.file]
     # several files may be requested at once
     every: dict[str, Any] = {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
     for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
-        written = part.submit(showing_errors(action, ""), [part, *others], file, **every)
+        written = part.submit(showing_errors(action, ""), [part, *others], announced_and_file, **every)
         written.then(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_settings(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
-    """Connects the options that depend on the chosen model, and links to the settings."""
+    """Connects the settings: inputs that depend on the model, restoring the settings of a link, and copying one.
+
+    It also starts the timer that renews the files of the open page.
+    """
     quick: dict[str, Any] = {"queue": False, **QUIET}
-    model = page.options["model"]
     gr.Timer(takes.KEEP_SECONDS / 60).tick(renew, [page.voice, jobs], None, **quick)
-    needing = [page.options[name] for name in (*NEEDING_FIELDS, "sounds")]
 
-    def offer(name: str) -> list[Any]:
-        return [gr.update(**changes) for changes in band_properties(name).values()]
+    model = page.options["model"]
+    inputs_of_model = [page.options[name] for name in (*NEEDING_FIELDS, "sounds")]
 
-    model.input(offer, model, needing, **quick)  # type: ignore[attr-defined]
+    def update_inputs(model_name: str) -> list[Any]:
+        """Updates of `inputs_of_model` for the model that was chosen."""
+        return [gr.update(**properties) for properties in band_properties(model_name).values()]
+
+    model.input(update_inputs, model, inputs_of_model, **quick)  # type: ignore[attr-defined]
+
     blocks.load(open_link, page.link, page.restored(), js=f"() => {PAGE}.then(page => page.opening())", **quick)
-    settings = page.inputs()[1:]
-    note = f"(...values) => {{ {PAGE}.then(page => page.note({json.dumps(USUAL)}, values)); }}"
+    settings = page.inputs()[1:]  # all but the voice, in the order of USUAL
+    # static/page.js makes the link, which leaves out settings that have their defaults
+    store_settings = f"(...values) => {{ {PAGE}.then(page => page.note({json.dumps(USUAL)}, values)); }}"
     changes = [setting.change for setting in settings]  # type: ignore[attr-defined]
-    gr.on([blocks.load, *changes], None, settings, None, js=note)
-    said = "The link to these settings is copied, and is in the address bar; to send the song itself, use Share."
-    copy = f"() => {{ {PAGE}.then(page => page.copyLink()); }}"
-    page.copy.click(lambda: announcement(said), None, page.announced, js=copy, **quick)
+    gr.on([blocks.load, *changes], None, settings, None, js=store_settings)
+    copied = "The link to these settings is copied, and is in the address bar; to send the song itself, use Share."
+    copy_link = f"() => {{ {PAGE}.then(page => page.copyLink()); }}"
+    page.copy.click(lambda: announcement(copied), None, page.announced, js=copy_link, **quick)
 
 
 def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
@@ -631,6 +709,12 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     finish_or_say_why = showing_errors(finish, *IDLE, None, gr.skip(), {"live": None})
 
     def failed(again: str, ticket: str) -> list[Any]:
+        """The outputs [announced, run, stop, remake, waiting] after a run has failed.
+
+        Args:
+            again: selector of the button that starts the run again, which becomes "waiting" if the queue is full.
+            ticket: of the run.
+        """
         # `run` reports its own errors, so either the queue was full, or Gradio failed before or after it
         full = ticket not in BEGUN and len(blocks._queue) >= QUEUE_SIZE
         if full and ticket not in CANCELLED:
@@ -651,6 +735,7 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
             waiting.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
 
     def place(ticket: str) -> str:
+        """The announcement of a run's place in the queue; it does not change if there is nothing to say."""
         queued = blocks._queue.event_queue_per_concurrency_id[ONE_AT_A_TIME["concurrency_id"]].queue
         # the first value of `wanted` is the ticket
         tickets = [event.data.data[0] for event in queued if event.data and event.data.data]

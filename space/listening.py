@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Server side of the timeline: estimates of a voice's beats, chords and key, and the user's corrections.
 
-`hear` fills the timeline, the user corrects it there, and `lead_sheet_of` reads what the timeline sends back.
+`listen` fills the timeline, the user corrects it there, and `lead_sheet_of` reads what the timeline sends back.
 
 Dimensions: N samples, T frames, K tempi that the listener distinguishes.
 """
@@ -74,14 +74,14 @@ def listen(
     with LISTENING:
         sheet, unsure, pitch = estimate(model, samples, rate, known, metre)
     # JSON has no NaN
-    line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]
+    pitch_line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]
     energies: tuple[str, ...] = ()
     if "energy" in load_pipeline(model).model.encoder.lead_sheet_rows_read:
         energies = ENERGIES
     return {
         "vocal": vocal,
         "seconds": len(samples) / rate,
-        "pitch": line,
+        "pitch": pitch_line,
         "energies": energies,
         "gain": audio.quiet_gain_db(recording.samples, rate),
         "remarks": remarks(plain, rate, pitch),
@@ -120,7 +120,8 @@ def estimate(
         phase = sheet.beat_phase(len(heard.contour), frame_rate)
         # without beats there are no chords
         if phase is not None:
-            likely = encoder.listener.chord_probabilities(heard.contour, phase, known)  # float [T, 25]
+            # float [T, 25]: no chord, 24 triads
+            likely = encoder.listener.chord_probabilities(heard.contour, phase, known)
             estimates = LeadSheet.from_estimates(phase, likely, frame_rate).spelled(known.key)
             sheet = replace(sheet, chords=known.chords).with_chords_in_gaps(estimates, gaps_between(known.chords))
     if sheet.has_beats:
@@ -208,9 +209,10 @@ def tempo_probability(tempi: torch.Tensor, logits: torch.Tensor, tempo: float) -
 
 
 def metre_probability(sheet: LeadSheet) -> float:
-    """Probability of a lead sheet's metre, 0 to 1, of those in METRE_PRIOR: chords tend to begin with a bar.
+    """Probability (0 to 1) of a lead sheet's metre among those of METRE_PRIOR: chords tend to begin with a bar.
 
-    It has two beats or more, or at most one chord.
+    Args:
+        sheet: has at least two beats, unless it has at most one chord.
     """
     # the first chord begins with the song, whichever beat that is
     starts = np.array([start for start, *_ in sheet.chords[1:]])
@@ -218,18 +220,20 @@ def metre_probability(sheet: LeadSheet) -> float:
     weights = {}
     for metre, prior in METRE_PRIOR.items():
         # first beats of bars are those on which most chords begin
-        on_first = int(np.bincount(beat_numbers % metre, minlength=metre).max())
+        count_on_first = int(np.bincount(beat_numbers % metre, minlength=metre).max())
+        count_elsewhere = len(beat_numbers) - count_on_first
         # the other beats are equally likely
-        elsewhere = (1 - ON_FIRST) / (metre - 1)
-        weights[metre] = prior * ON_FIRST**on_first * elsewhere ** (len(beat_numbers) - on_first)
+        on_other_beat = (1 - ON_FIRST) / (metre - 1)
+        weights[metre] = prior * ON_FIRST**count_on_first * on_other_beat**count_elsewhere
     return weights[sheet.beats_per_bar or USUAL_METRE] / sum(weights.values())
 
 
 def key_probability(sheet: LeadSheet) -> tuple[float, str]:
-    """How sure the likeliest key of a lead sheet's chords is.
+    """Compares the likeliest key of a lead sheet's chords with the runner-up.
 
     Returns:
-        Its probability if the key is either that one or the runner-up, and the runner-up's name ("D:min").
+        The probability (0.5 to 1) of the likeliest key, given that it is one of the two; and the runner-up's name
+        ("D:min").
     """
     weights = np.exp(KEY_SHARPNESS * key_fit(note_seconds(sheet)))
     second, first = np.argsort(weights)[-2:]
@@ -237,7 +241,15 @@ def key_probability(sheet: LeadSheet) -> tuple[float, str]:
 
 
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:
-    """The lead sheet on a timeline, None if it is empty or for another vocal; a ValueError if it is invalid."""
+    """The lead sheet on a timeline; a ValueError if it is invalid.
+
+    Args:
+        timeline: the timeline's value; None if it is empty.
+        vocal: the file that the lead sheet must be for.
+
+    Returns:
+        None if it is for another vocal, or has no beats, chords, sections or style.
+    """
     if not timeline or not vocal or timeline.get("vocal") != vocal:
         return None
     sheet = LeadSheet.given(timeline.get("sheet") or {})
@@ -251,27 +263,28 @@ def set_chords(sheet: LeadSheet, spans: Any) -> list[Span]:
 
     Args:
         sheet: of the timeline.
-        spans: in which the user has set chords, as the timeline has noted them ([start s, stop s] each). Without a
-            list, chords that are estimates are not the user's, and all others are.
+        spans: in which the user has set chords, as the timeline has noted them ([start s, stop s] each). If it is no
+            list, all chords are the user's, or none if the lead sheet's chords are estimates.
     """
     if not isinstance(spans, list):
         return [] if "chords" in sheet.estimated else [*sheet.chords]
     edges = [(float(start), float(stop)) for start, stop, *_ in spans]
     chosen = []
     for start, stop, label in sheet.chords:
-        inside = sum(max(min(stop, last) - max(start, first), 0.0) for first, last in edges)
-        # beats, and chords with them, may have moved a little
-        if inside > (stop - start) / 2:
+        # seconds of the chord that are in one of the spans
+        seconds_inside = sum(max(min(stop, last) - max(start, first), 0.0) for first, last in edges)
+        # more than half is enough: beats, and chords with them, may have moved a little
+        if seconds_inside > (stop - start) / 2:
             chosen.append((start, stop, label))
     return chosen
 
 
 def at_tempo(sheet: LeadSheet, tempo: Any, spans: Any) -> LeadSheet:
-    """A lead sheet without its beats and all chords and keys that are estimates, and with a tempo for other beats.
+    """Prepares a lead sheet for other beats: without its beats and its estimated chords and key, but with a tempo.
 
     Args:
         sheet: of the timeline.
-        tempo: in beats a minute.
+        tempo: of the other beats, in beats a minute.
         spans: in which the user has set chords, as for `set_chords`.
     """
     key = None if "key" in sheet.estimated else sheet.key
@@ -294,7 +307,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     Raises:
         ValueError: the lead sheet is empty, or there is no such format.
     """
-    kind = (timeline.get("ask") or {}).get("format")
+    file_format = (timeline.get("ask") or {}).get("format")
     sheet = lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
@@ -303,12 +316,12 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     energy = request.options.energy
     if sheet is not None or style != AUTO_STYLE or energy:
         sheet = with_style_and_energy(sheet or LeadSheet(), style, energy, vocal.samples, LISTENING_RATE)
-    if sheet is None or kind not in {*IN_BARS, "json"}:
+    if sheet is None or file_format not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")
-    melody = sung_notes(vocal.samples, LISTENING_RATE) if kind == "midi" else []
-    bars = chart(sheet, len(samples) / rate) if kind in IN_BARS else None
+    melody = sung_notes(vocal.samples, LISTENING_RATE) if file_format == "midi" else []
+    bars = chart(sheet, len(samples) / rate) if file_format in IN_BARS else None
     folder = Path(tempfile.mkdtemp(dir=JOBS))
-    (path,) = write_lead_sheet(sheet, folder, Path(str(request.vocal)).stem, [kind], bars, melody)
+    (path,) = write_lead_sheet(sheet, folder, Path(str(request.vocal)).stem, [file_format], bars, melody)
     return path
 
 

@@ -112,14 +112,14 @@ class OpusPieces:
         if self.finished:
             return self.written_samples
         # without head and comments; and the last packet is complete only with the one after it
-        count = len(self.packets) - 3
-        if count <= 0:
+        sound_packets = len(self.packets) - 3
+        if sound_packets <= 0:
             return 0
-        return max(count * PACKET - self.pre_skip, 0) // GRID * GRID
+        return max(sound_packets * PACKET - self.pre_skip, 0) // GRID * GRID
 
     @property
     def pre_skip(self) -> int:
-        """By how many samples the decoder is late."""
+        """By how many samples (at 48 kHz) the decoder's output is late."""
         return int(struct.unpack("<H", self.packets[0][PRE_SKIP])[0])
 
     def _read_pages(self) -> None:
@@ -127,18 +127,19 @@ class OpusPieces:
         content = self.file.getbuffer()
         while self.parsed_bytes + PAGE_HEAD <= len(content):
             first_lace = self.parsed_bytes + PAGE_HEAD
-            at = first_lace + content[self.parsed_bytes + LACE_COUNT]
-            laces = bytes(content[first_lace:at])
-            end = at + sum(laces)
-            if end > len(content):
+            # where the next part of a packet begins
+            position = first_lace + content[self.parsed_bytes + LACE_COUNT]
+            laces = bytes(content[first_lace:position])
+            page_end = position + sum(laces)
+            if page_end > len(content):
                 break
             for lace in laces:
-                self.partial_packet += bytes(content[at : at + lace])
-                at += lace
+                self.partial_packet += bytes(content[position : position + lace])
+                position += lace
                 if lace < LARGEST_LACE:
                     self.packets.append(self.partial_packet)
                     self.partial_packet = b""
-            self.parsed_bytes = end
+            self.parsed_bytes = page_end
         # the encoder cannot write to the file while its content is viewed
         content.release()
 
@@ -169,8 +170,8 @@ def sound_pages(packets: list[bytes], samples: int) -> Iterator[bytes]:
         samples: after how many the file ends, its pre-skip included.
     """
     remaining = packets
-    number = 2
-    done = 0
+    number = 2  # of the page: head and comments are pages 0 and 1
+    done = 0  # samples on the pages so far
     while remaining:
         # as many whole packets as a page has room for
         count = 0

@@ -68,7 +68,7 @@ def style_players(styles: Iterable[str], sounds: Mapping[str, bytes]) -> str:
     buttons = []
     for style in styles:
         if style not in sounds:
-            buttons.append("<span></span>")  # keeps the next ones on the choices of their styles
+            buttons.append("<span></span>")  # so that the next buttons stay beside the choices of their styles
             continue
         name = html.escape(style)
         sound = b64encode(sounds[style]).decode()
@@ -98,13 +98,14 @@ def more_components() -> dict[str, gr.components.Component]:
 
 
 def band_properties(model: str) -> dict[str, dict[str, Any]]:
-    """Properties of the inputs that depend on the model: whether they are shown, and their choices.
+    """Gradio's properties of the inputs that depend on the model, such as whether they are shown, and their choices.
 
     Args:
         model: one of OFFERED.
 
     Returns:
-        By the names of NEEDING_FIELDS and "sounds", in this order; all are hidden if the model cannot be loaded.
+        Properties by name of the input: those of NEEDING_FIELDS, and then "sounds". All inputs are hidden if the model
+        cannot be loaded.
     """
     try:
         composite = load_pipeline(model).model
@@ -124,7 +125,12 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
 
 
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
-    """The input of an option; `known` are properties that depend on the model."""
+    """The input of an option.
+
+    Args:
+        name: of the option, one of FIELDS.
+        known: Gradio's properties that depend on the model (`band_properties`); None: none do.
+    """
     option = FIELDS[name]
     placeholder = "auto"
     if option.default is not None and not isinstance(option.default, str):
@@ -161,13 +167,17 @@ def radio_choices(values: Iterable[str]) -> list[tuple[str, str]]:
 def part_html(name: str) -> str:
     """The content of static/NAME.html, with a button for each example voice."""
     names = [html.escape(voice_name(path)) for path in EXAMPLES]
-    buttons = (f"<button type='button' value='{name}' aria-label='{name}'>▶ {name}</button>" for name in names)
+    buttons = (f"<button type='button' value='{voice}' aria-label='{voice}'>▶ {voice}</button>" for voice in names)
     inside = (STATIC / f"{name}.html").read_text(encoding="utf-8").replace("EXAMPLES", "".join(buttons))
     return f"<div class='hafm-studio hafm-{name}'>{inside}</div>"
 
 
 def with_start(document: str) -> str:
-    """Gradio's HTML with our files, loaded along with its own, and the start page, which works before Gradio does."""
+    """Adds our files to Gradio's HTML, loaded along with its own, and a start page that works before Gradio does.
+
+    Args:
+        document: Gradio's HTML.
+    """
     files = [f"<link rel='modulepreload' href='gradio_api/file={path}'>" for path in STATIC.glob("*.js")]
     files += [f"<link rel='stylesheet' href='gradio_api/file={STATIC / 'studio.css'}'>"]
     bands = json.dumps({voice_name(path): stored_band(path) for path in EXAMPLES}).replace("<", "\\u003c")

@@ -98,9 +98,18 @@ def read_project(path: Path) -> dict[str, Any]:
 
 
 def _renamed(state: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """The entries of a state that name takes, with new names of these wherever they occur."""
+    """Renames takes in the entries of a state that name some: "takes", "chosen" and "marks".
+
+    Args:
+        state: of static/page.js.
+        names: new names by old ones; others stay.
+
+    Returns:
+        These three entries.
+    """
 
     def new_name(quoted: re.Match[str]) -> str:
+        """The new name of a name in quotes, in quotes too."""
         return f'"{names.get(quoted[1], quoted[1])}"'
 
     entries = {name: state.get(name) for name in ("takes", "chosen", "marks")}
@@ -124,11 +133,13 @@ def write_sounds(job: Job) -> None:
             sounds = [soundfile.read(path, dtype="float32") for path in sorted(job.folder.glob(f"[0-9]*_{channel}.*"))]
             joined = np.concatenate([samples for samples, _ in sounds])
             band[part] = gain * audio.resample(joined, sounds[0][1], rate)
-    mix = reduce(np.add, band.values())
-    sung = audio.resample(vocal, vocal_rate, rate)[: max(len(mix) - round(job.added * rate), 0)]
+    instrumental = reduce(np.add, band.values())
+    # the song is longer than the voice by intro and end
+    voice_length = max(len(instrumental) - round(job.added * rate), 0)
+    sung = audio.resample(vocal, vocal_rate, rate)[:voice_length]
     # silence where the band plays without the voice
-    voice = np.zeros((len(mix), *sung.shape[1:]), dtype=np.float32)
+    voice = np.zeros((len(instrumental), *sung.shape[1:]), dtype=np.float32)
     first = max(round(job.intro * rate), 0)
-    voice[first : first + len(sung)] = sung[: max(len(mix) - first, 0)]
-    for part, sound in {**band, "instrumental": mix, "vocal": voice}.items():
+    voice[first : first + len(sung)] = sung[: max(len(instrumental) - first, 0)]
+    for part, sound in {**band, "instrumental": instrumental, "vocal": voice}.items():
         audio.write_audio(job.path(part), sound, rate)

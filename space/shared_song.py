@@ -37,16 +37,24 @@ MP3_RANGE = (160, 8)
 
 
 def write_song(job: Job, mixer: dict[str, Any]) -> Path:
-    """Writes the file for the mixer's "ask": its "song" has the title, bars and chords (static/share.js).
+    """Writes a song as one HTML file, with the mixer's levels and without what is muted.
 
-    Levels are the mixer's. What is muted is left out; a ValueError if that is everything.
+    Args:
+        job: the take.
+        mixer: the mixer's value; the "song" of its "ask" has title, bars and chords (static/share.js).
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: everything is muted, or the job has expired.
     """
     about = (mixer.get("ask") or {}).get("song")
     if not isinstance(about, dict):
         about = {}
     voice, band, rate = placed(job, channels_of(job, mixer))
-    tracks = {"voice": voice, "band": band}
-    tracks = {name: sound for name, sound in tracks.items() if not audio.is_silent(sound)}
+    sounds = {"voice": voice, "band": band}
+    tracks = {name: sound for name, sound in sounds.items() if not audio.is_silent(sound)}
     if not tracks:
         raise ValueError("Voice and band are muted; turn one of them on to share the song.")
     gain = together(voice, band, rate, mixer.get("loudness"))

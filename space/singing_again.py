@@ -40,7 +40,11 @@ def with_new_voice(state: dict[str, Any], voice: Path) -> dict[str, Any]:
 
 
 def sung_again(job: Job, voice: Path) -> Job:
-    """Writes a new job with the band of another, and the voice of a file as long as the other's, cut or padded.
+    """Writes a new job: the band of another one, with another voice, cut or padded to the length of the first voice.
+
+    Args:
+        job: has the band.
+        voice: file of the other voice.
 
     Raises:
         HAFMAudioError: the band has expired, or the voice is unusable.

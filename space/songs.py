@@ -80,7 +80,7 @@ class Request:
         options: of the generation.
         seconds: how much of the vocal is used; 0: all.
         tempo: in beats a minute; 0: unknown.
-        ends: what the band plays before and after the voice, by the names of ENDS; without those that are 0.
+        ends: what the band plays before and after the voice (bars; `tail`: s), by the names of ENDS, without zeros.
         lead_sheet: what is known of the voice.
         remake: replaces part of an earlier take; None: a new one.
     """
@@ -115,15 +115,18 @@ class Request:
             if kind is int and isinstance(value, float) and value.is_integer():
                 value = int(value)
             given[name] = value
+        # the rest are options of the generation
         model, seconds, tempo = (given.pop(name) for name in ("model", "seconds", "tempo"))
         for name, value in {"seconds": seconds, "tempo": tempo}.items():
             if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
-        ends = {name: given.pop(name) for name in ENDS}
-        ends = {name: value for name, value in ends.items() if value}
-        MixOptions.of(given=ends)  # checks them
+        all_ends = {name: given.pop(name) for name in ENDS}
+        ends = {name: value for name, value in all_ends.items() if value}
+        MixOptions.of(given=ends)  # raises for values out of range
+        options = GenerationOptions.of(given=given)
         path = (vocal or {}).get("path")
-        return cls(path, str(model), GenerationOptions.of(given=given), seconds or 0.0, tempo or 0.0, ends)
+        # `load_pipeline` refuses a model that is missing or not offered; seconds and tempo are 0 if they are not given
+        return cls(path, str(model), options, seconds or 0.0, tempo or 0.0, ends)
 
     def parameters(self) -> dict[str, Any]:
         """The arguments of the pipeline besides the vocal; if there is no seed, one is drawn here."""
@@ -150,8 +153,8 @@ def read_link(query: str) -> dict[str, Any]:
     try:
         sent = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=50))
         found = {name: _value(name, sent[name].strip(), kind) for name, kind in KINDS.items() if name in sent}
-        # raises for values out of range
-        Request.of(None, *{**USUAL, **found}.values()).parameters()
+        values = {**USUAL, **found}  # in the order of KINDS, like USUAL
+        Request.of(None, *values.values()).parameters()  # raises for values out of range
         if found.get("model", OFFERED[0]) not in OFFERED:
             raise ValueError("model is not one that this page offers.")
     except ValueError as error:
@@ -177,7 +180,7 @@ def _value(name: str, text: str, kind: type) -> Any:
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Reads the samples of a voice; one that is too quiet is raised.
+    """Reads the samples of a voice, and raises the level of one that is too quiet.
 
     Args:
         path: of the file; None if there is none, which is an error.
@@ -194,7 +197,7 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
 
 
 def read_recording(path: str | None, seconds: float | None) -> audio.Recording:
-    """Reads a voice like `read_vocal`, as loud as it is, with "remarks" that the singer should know."""
+    """Reads a voice like `read_vocal`, but leaves it as loud as it is; it comes with "remarks" for the singer."""
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():
@@ -257,10 +260,12 @@ def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dic
     closed = threading.Event()
 
     def progress(*_: Any) -> None:
+        """Ends the pipeline, which calls it for every token, after the generator has been closed."""
         if closed.is_set():
             raise Cancelled
 
     def work() -> None:
+        """Puts chunks into `reports`, and then [song]; or the error."""
         try:
             with GENERATING:
                 sound = {"array": samples, "sampling_rate": rate}
@@ -281,6 +286,7 @@ def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dic
     threading.Thread(target=work, daemon=True).start()
     report = None
     try:
+        # the only list is [song], the last report
         while not isinstance(report, list):
             report = None
             with suppress(queue.Empty):
@@ -316,7 +322,7 @@ def make_job(
     else:
         samples, rate = remake.job.read("vocal")
     parameters = request.parameters()
-    songs: list[dict[str, Any]] = []
+    songs: list[dict[str, Any]] = []  # one, when it is finished
     if live is not None:
         live.seed = parameters["seed"]
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
@@ -357,7 +363,7 @@ def make_job(
         elapsed=time.monotonic() - began,
         source=str(request.vocal),
         added=added,
-        # one that changes within a song has no name
+        # a style that changes within the song is not a single name
         style=style if isinstance(style, str) else "",
         excess=excess,
         stopped=not complete,

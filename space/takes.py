@@ -71,14 +71,14 @@ class Job:
         source: the vocal file.
         balance: gain (dB) that makes the band as loud relative to the voice as in the median song.
         intro: seconds of the song before the voice begins.
-        added: by how many seconds the song is longer than the voice.
+        added: by how many seconds the song is longer than the part of the voice that was used.
         stems: names of the stems; empty if the band has none.
         style: the band's; "" if unknown.
         number: of the take on its page; 0 until it has one.
         excess: by how many dB the pieces that the page plays (`Pieces`) are louder than the other files.
         stopped: whether it was stopped before its end.
         remade: whether some of its bars were regenerated, so that its seed does not give it again.
-        played: files that the page plays instead of pieces, by channel; empty if it plays those.
+        played: files that the page plays instead of pieces, by channel; empty if it plays pieces.
     """
 
     folder: Path
@@ -100,7 +100,10 @@ class Job:
     @property
     def channels(self) -> dict[str, str]:
         """The mixer's channels with the names of their files: the voice, and the stems or the band."""
-        return {"voice": "vocal", **({stem: stem for stem in self.stems} or {"band": "instrumental"})}
+        channels = {"voice": "vocal"}
+        if self.stems:
+            return channels | {stem: stem for stem in self.stems}
+        return channels | {"band": "instrumental"}
 
     def path(self, part: str, suffix: str = "wav") -> Path:
         """The path of a file; its name is also that of the download.
@@ -117,7 +120,7 @@ class Job:
 
     def about(self) -> dict[str, Any]:
         """What `read_job` needs besides the files."""
-        # paths of this process are no use to another one, and it is told folder and source
+        # paths of this process are of no use to another one, which gives `read_job` its own
         return {**asdict(self), "folder": "", "source": "", "played": {}}
 
     def save(self) -> None:
@@ -150,7 +153,7 @@ class Job:
             Pieces(self.folder).add(sounds, rate, ends=True)
             self.excess = 0.0
         files = {name: self._pieces_of(name) for name in names}
-        # as `Pieces` has named them
+        # `Pieces` begins the names of its files with milliseconds
         begins = [int(path.name.split("_")[0]) / 1000 for path in files[names[0]]]
         return {"files": {name: [*map(str, paths)] for name, paths in files.items()}, "at": begins}
 
@@ -218,6 +221,7 @@ class Pieces:
 
     def _write(self) -> bool:
         """Writes all that is ready in every stem, in pieces of up to PIECE_SECONDS; returns whether there was any."""
+        # in samples at OPUS_RATE, like the edges of the pieces
         ready = min((encoder.ready for encoder in self.encoders.values()), default=0)
         start = round(self.until * OPUS_RATE)
         if ready <= start:
@@ -228,7 +232,7 @@ class Pieces:
             for name, encoder in self.encoders.items():
                 path = self.folder / f"{round(1000 * first / OPUS_RATE):07d}_{name}.opus"
                 path.write_bytes(encoder.piece(stop).content)
-                # at the stem's own rate, in whole samples that add up
+                # samples at the stem's own rate: both ends are rounded, so that the counts add up
                 count = round(stop * self.rate / OPUS_RATE) - round(first * self.rate / OPUS_RATE)
                 audio.write_audio(path.with_suffix(".flac"), self.rest[name][:count], self.rate)
                 self.rest[name] = self.rest[name][count:]
@@ -441,7 +445,7 @@ class Channel:
 
     @classmethod
     def of(cls, asked: Any) -> "Channel":
-        """A channel as sent by the mixer, clamped to the limits; missing or non-numeric values become 0."""
+        """A channel from the mixer's {"db", "pan", "muted"}, clamped to the limits; what is no number becomes 0."""
         if not isinstance(asked, dict):
             asked = {}
         lowest, highest = LEVELS_DB
@@ -475,17 +479,27 @@ def _number(value: Any) -> float:
 
 
 def placed(job: Job, channels: Mapping[str, Channel]) -> tuple[audio.Samples, audio.Samples, int]:
-    """Voice and band of a job by the mixer's channels (float32 [N] or [N, 2]), and their rate in Hz.
+    """Reads the voice and the band of a job, with the levels and pans of the mixer's channels.
 
-    A HAFMAudioError if the job has expired.
+    Args:
+        job: the job.
+        channels: by name, one for each of `Job.channels`.
+
+    Returns:
+        Voice and band (float32 [N] each, or [N, 2] if one of them is stereo), and their rate in Hz.
+
+    Raises:
+        HAFMAudioError: the job has expired.
     """
     sounds = {}
     for name, part in job.channels.items():
         sound, rate = job.read(part)
         sounds[name] = channels[name].place(sound)
-    width = max(sound.ndim for sound in sounds.values())
-    voice, *band = (audio.with_channels(sound, width) for sound in sounds.values())
-    return voice, reduce(np.add, band), rate
+    # a mono sound has one axis, a stereo sound two
+    num_channels = max(sound.ndim for sound in sounds.values())
+    # `Job.channels` has the voice first
+    voice, *band_parts = (audio.with_channels(sound, num_channels) for sound in sounds.values())
+    return voice, reduce(np.add, band_parts), rate
 
 
 def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs: float | None = None) -> Path:
@@ -510,7 +524,12 @@ def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs
 
 
 def channels_of(job: Job, mixer: dict[str, Any]) -> dict[str, Channel]:
-    """A job's channels as the mixer has set them, where 0 dB is the level of `Job.balance`."""
+    """A job's channels as set in the mixer, where 0 dB of the band's channels is the level of `Job.balance`.
+
+    Args:
+        job: the job.
+        mixer: the mixer's value, whose "channels" are settings (`Channel.of`) by name.
+    """
     sent = mixer.get("channels")
     if not isinstance(sent, dict):
         sent = {}
@@ -521,10 +540,19 @@ def channels_of(job: Job, mixer: dict[str, Any]) -> dict[str, Channel]:
 
 
 def write_file(job: Job, mixer: dict[str, Any]) -> Path:
-    """Writes the file that the mixer requests by {"ask": {"file", "format"}}.
+    """Writes the file that the mixer's "ask" requests.
 
-    "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip. The mix uses the mixer's "channels"
-    (`channels_of`) and "loudness" (LUFS). A ValueError if there is no such file, or it has expired.
+    Args:
+        job: the take to write.
+        mixer: the mixer's value. The "file" of its "ask" is "mix" or "instrumental", in the "format" of its "ask", or
+            "stems", always a zip. The mix also depends on "channels" (`channels_of`) and "loudness" (LUFS; None: as
+            it is).
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: there is no such file or format, or the job has expired.
     """
     ask = mixer.get("ask") or {}
     part = ask.get("file")
@@ -551,15 +579,16 @@ class Remake:
     stop: float
 
     def parameters(self) -> dict[str, Any]:
-        """Arguments for the pipeline to keep the rest.
+        """Arguments with which the pipeline replaces the selection and keeps the rest of the take.
 
         Raises:
             ValueError: nothing is kept, or nothing is replaced.
         """
         band, rate = self.job.read("instrumental")
         seconds = len(band) / rate
-        around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
-        keep = [(start, stop) for start, stop in around if stop - start >= LEAST_KEPT_SECONDS]
+        # before and after the selection
+        spans = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
+        keep = [(start, stop) for start, stop in spans if stop - start >= LEAST_KEPT_SECONDS]
         if self.start >= seconds:
             raise ValueError("This take ends before the selected bars.")
         if not keep or self.start >= self.stop:
@@ -571,13 +600,13 @@ class Remake:
         }
 
     def paste(self, song: dict[str, Any]) -> dict[str, Any]:
-        """The old take with the selected seconds taken from a new song, cross-faded inside the selection.
+        """Pastes the selected seconds of a new song into the old take, cross-faded inside the selection.
 
         Args:
             song: as from the pipeline, which has generated it with `parameters`.
 
         Returns:
-            A song like it, at the rate of the old take.
+            The old take with these seconds, in the form of `song`, at the rate of the old take.
         """
         vocal, rate = self.job.read("vocal")
         stems = {stem: self._pasted(stem, song["stems"][stem], song["sampling_rate"]) for stem in self.job.stems}
@@ -649,7 +678,7 @@ def find(jobs: list[Job], take: Any) -> Job:
     """The job with a take's "id"; a HAFMAudioError if it has expired."""
     for job in jobs:
         if take == job.folder.name:
-            job.read("instrumental")
+            job.read("instrumental")  # raises if its files are gone
             return job
     raise audio.HAFMAudioError(EXPIRED)
 
@@ -679,9 +708,10 @@ def keep_sweeping() -> None:
     Gradio's own `delete_cache` (6.31) stops for good if a file is added during its scan.
     """
 
-    def run() -> None:
+    def sweep_forever() -> None:
+        """Sweeps four times in KEEP_SECONDS, but at most once a second and at least once a minute."""
         while True:
             time.sleep(min(max(KEEP_SECONDS / 4, 1.0), 60.0))
             sweep(JOBS, KEEP_SECONDS)
 
-    threading.Thread(target=run, name="sweep", daemon=True).start()
+    threading.Thread(target=sweep_forever, name="sweep", daemon=True).start()

@@ -114,9 +114,9 @@ def is_clipped(samples: audio.Samples) -> bool:
     peak = float(np.abs(samples).max(initial=0.0))
     near_peak = np.abs(samples) >= NEAR_PEAK * peak
     equal = np.abs(np.diff(samples)) <= EQUAL * peak
-    # a sample that the next one equals
+    # samples near the peak that the next one equals
     flat = near_peak[:-1] & equal
-    # with which at least CLIPPED_SAMPLES equal ones begin
+    # samples that begin a row of at least CLIPPED_SAMPLES equal ones
     runs = flat.copy()
     for offset in range(1, CLIPPED_SAMPLES - 1):
         runs[:-offset] &= flat[offset:]

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a stage decodes: against the reference loop, MusicGen's decoder, and the bound set by memory.
+"""How fast a stage decodes: against the reference loop, MusicGen's decoder, and the bound set by memory bandwidth.
 
 cd recipes && python -m benchmarks.decoding --rows 2 --steps 60 --repeats 4 --threads 1
 
-Steps are timed behind one context of a fixed length, as the difference of a long run and a short one. The loops take
-turns, and each counts with its fastest turn, so that other work on the machine affects all of them alike; medians show
+Steps are timed after a context of a fixed length, as the difference of a long run and a short one. The loops take
+turns, and the fastest turn of each counts, so that other work on the machine affects all of them alike; medians show
 how much there was. MusicGen's decoder (transformers' `MusicgenForCausalLM` and its own `generate`, with guidance) has
 the stage's width, layers and heads and a feed-forward of as many weights.
+
+A slot is a position in a stage's sequence; a step decodes one. A step has two rows for each song of the batch, because
+guidance needs one with and one without the conditioning.
 """
 
 import copy
@@ -38,6 +41,10 @@ TEMPERATURE = 0.9
 TOP_K = 250
 # with fewer steps, their time is lost in the machine's other work
 FEWEST_STEPS = 16
+# rows of a song in a step: with and without its conditioning
+ROWS_PER_SONG = 2
+# slots of MusicGen's decoder beyond those of the stage: its last codebook ends after the first (`musicgen_run`)
+EXTRA_SLOTS = 8
 # size of the buffer that is read to measure memory bandwidth: larger than any cache
 BANDWIDTH_BYTES = 512 * 2**20
 
@@ -71,9 +78,10 @@ class DecodingBenchmark:
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
+        """Rejects what cannot be measured."""
         if self.stage not in stage_parts():
             raise ValueError(f"{self.stage!r} is not a stage; choose one of {', '.join(stage_parts())}.")
-        if self.rows < 2 or self.rows % 2:
+        if self.rows < ROWS_PER_SONG or self.rows % ROWS_PER_SONG:
             raise ValueError(f"rows is {self.rows}; guidance doubles the rows, so it must be even, and at least 2.")
         if self.steps < FEWEST_STEPS:
             raise ValueError(f"steps is {self.steps}; fewer than {FEWEST_STEPS} cannot be timed.")
@@ -87,23 +95,24 @@ def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
         "options" and "threads"; "variants", for each loop "milliseconds_per_step" and "tokens_per_second" of the
         fastest turn, "median_milliseconds_per_step", and "window_start_milliseconds", what a window costs before its
         second token; "ratios", how many times faster than MusicGen a loop is; "bandwidth_gb_s" of the memory; and
-        "bound_milliseconds", in which a step's weights can be read. A figure that no turn could tell is None.
+        "bound_milliseconds", in which a step's weights can be read. Figures of a step are None if other work on the
+        machine has hidden its time (`step_milliseconds`).
     """
     stage = _stage(options)
     turns = take_turns(_runs(stage, options), options.steps, options.repeats)
-    codes = options.rows // 2 * stage.pattern.codes_per_slot
-    variants = {name: _figures(taken, options.steps, codes) for name, taken in turns.items()}
+    codes_per_step = options.rows // ROWS_PER_SONG * stage.pattern.codes_per_slot
+    variants = {name: _figures(seconds, options.steps, codes_per_step) for name, seconds in turns.items()}
     fastest = {name: figures["milliseconds_per_step"] for name, figures in variants.items()}
     musicgen = fastest.pop("musicgen")
-    bandwidth = memory_bandwidth()
-    weights = sum(p.numel() * p.element_size() for p in stage.model.layers.parameters())
+    bandwidth = memory_bandwidth()  # bytes a second
+    weight_bytes = sum(weight.numel() * weight.element_size() for weight in stage.model.layers.parameters())
     return {
         "options": {**asdict(options), "pattern": stage.config.codebook_pattern},
         "threads": torch.get_num_threads(),
         "variants": variants,
         "ratios": {name: musicgen / value if musicgen and value else None for name, value in fastest.items()},
         "bandwidth_gb_s": bandwidth / 1e9,
-        "bound_milliseconds": 1e3 * weights / bandwidth,
+        "bound_milliseconds": 1e3 * weight_bytes / bandwidth,
     }
 
 
@@ -115,13 +124,13 @@ def first_steps(loop: Callable[[StepReport], Any], steps: int) -> None:
     """Runs a decoding loop until it has made `steps` steps, and stops it there.
 
     Args:
-        loop: called with a function that it calls with the number of new steps.
+        loop: gets a function to call after new steps, with their number.
         steps: after so many, that function ends the loop by an exception.
     """
     done = 0
 
     def report(new: int) -> None:
-        """Counts new steps."""
+        """Counts new steps, and ends the loop when they are enough."""
         nonlocal done
         done += new
         if done >= steps:
@@ -134,15 +143,15 @@ def first_steps(loop: Callable[[StepReport], Any], steps: int) -> None:
 def take_turns(
     runs: Mapping[str, Callable[[int], Any]], steps: int, repeats: int
 ) -> dict[str, dict[int, list[float]]]:
-    """Times the variants in turns.
+    """Times the variants in turns: of each, a run of one step and a long one.
 
     Args:
-        runs: each runs a number of steps.
-        steps: of a long turn; one runs before, untimed.
+        runs: a function for each variant, which runs a number of steps.
+        steps: of a long run; each variant has one before the first turn, untimed.
         repeats: number of turns.
 
     Returns:
-        By variant and number of steps (1 and `steps`): the seconds of every turn.
+        By variant and number of steps (1 and `steps`): the seconds of the run in every turn.
     """
     for run in runs.values():
         run(steps)
@@ -159,35 +168,36 @@ def take_turns(
 def step_milliseconds(
     short: Sequence[float], long: Sequence[float], steps: int, typical: Callable[[Sequence[float]], float]
 ) -> float | None:
-    """Milliseconds a step.
+    """Milliseconds a step, from the difference of long and short runs.
+
+    The difference leaves out what a window costs once: the pass over the context, and the packing of weights.
 
     Args:
-        short: seconds of one step, for each turn. The difference leaves out what a window costs once: the context's
-            pass, the packing of weights.
+        short: seconds of one step, for each turn.
         long: seconds of `steps` steps, for each turn.
         steps: more than one.
-        typical: of the turns, of either kind: a hiccup in one run must not make the steps of another shorter.
+        typical: the typical value of all turns, such as `min`. It is taken of short and long runs separately, so that
+            a delay in a short run does not shorten the steps of the long run of the same turn.
 
     Returns:
-        None where that is not above zero, which tells nothing of a step.
+        None if the difference is not above zero, because other work on the machine has hidden it.
     """
     milliseconds = 1e3 * (typical(long) - typical(short)) / (steps - 1)
     return milliseconds if milliseconds > 0 else None
 
 
-def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
-    """What is reported of a variant.
+def _figures(seconds: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
+    """The figures of a variant, by the names that `benchmark_decoding` describes.
 
     Args:
-        taken: seconds of its turns, by number of steps: 1 and `steps`.
-        steps: of a long turn.
-        codes: that a step generates.
+        seconds: of its turns, by number of steps: 1 and `steps`.
+        steps: of a long run.
+        codes: number of codes that a step generates.
     """
-    seconds_of_one = taken[1]
-    seconds_of_all = taken[steps]
-    fastest, median = (
-        step_milliseconds(seconds_of_one, seconds_of_all, steps, typical) for typical in (min, statistics.median)
-    )
+    seconds_of_one = seconds[1]
+    seconds_of_all = seconds[steps]
+    fastest = step_milliseconds(seconds_of_one, seconds_of_all, steps, min)
+    median = step_milliseconds(seconds_of_one, seconds_of_all, steps, statistics.median)
     return {
         "milliseconds_per_step": fastest,
         "median_milliseconds_per_step": median,
@@ -238,10 +248,10 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
         options: what is measured.
     """
     config: HAFMStageConfig = stage.config
-    batch = options.rows // 2  # the other half are guidance's
+    batch = options.rows // ROWS_PER_SONG  # songs
     generator = torch.Generator().manual_seed(1)
 
-    # prepended conditioning takes slots of the context; the target's known frames take the rest, but one for BOS
+    # the context's slots: prepended conditioning, one for BOS, and the target's known frames
     sources = config.num_prepended_sources
     whole_window = round(config.window_seconds * config.conditioning_frame_rate)
     frames = max(min(options.context // max(sources, 1), whole_window), 1)
@@ -255,6 +265,8 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     window = WindowBatch(conditioning, new_frames, torch.stack(uniforms), known)
 
     def fast(model: Any) -> Callable[[int], Any]:
+        """The fast loop of a stage."""
+
         # a new decoder each time, as for each song: packing its weights is part of a window's start
         def loop(report: StepReport) -> torch.Tensor:
             return FastGenerator(model, _settings(model)).codes(window, report)
@@ -273,8 +285,8 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
             runs[name] = fast(copy.deepcopy(stage).bfloat16().to(dtype))
     codes = stage.pattern.codes_per_slot
     context = torch.randint(config.codebook_size, (batch * codes, options.context), generator=generator)
-    # a few slots more than needed: the last codebook ends behind the first (`musicgen_run`)
-    runs["musicgen"] = musicgen_run(musicgen_decoder(stage, options.context + options.steps + 8).eval(), context)
+    musicgen = musicgen_decoder(stage, options.context + options.steps + EXTRA_SLOTS).eval()
+    runs["musicgen"] = musicgen_run(musicgen, context)
     return runs
 
 
@@ -284,7 +296,12 @@ def _settings(stage: Any) -> GenerationConfig:
 
 
 def musicgen_decoder(stage: Any, slots: int) -> PreTrainedModel:
-    """MusicGen's decoder of the stage's width, layers and heads, for `slots` slots of as many codes as the stage's."""
+    """MusicGen's decoder in a stage's width, layers and heads, with random weights.
+
+    Args:
+        stage: the stage; a slot of the decoder has as many codes as one of the stage's.
+        slots: the longest sequence.
+    """
     config = stage.config
     return MusicgenForCausalLM(
         MusicgenDecoderConfig(
@@ -306,14 +323,19 @@ def musicgen_decoder(stage: Any, slots: int) -> PreTrainedModel:
 
 
 def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[int], Any]:
-    """MusicGen's own `generate` with guidance behind `context` (int64 [B·C, n]), as a function of the steps.
+    """MusicGen's own `generate` with guidance after a context, as a function of the number of steps.
 
-    The context's keys and values are given to it. By itself transformers (5.23) makes an empty cache first and then
-    takes of the context no more than the last token, which is no step behind n slots.
+    It gets a cache with the context's keys and values. Without that, transformers (5.23) makes an empty one and then
+    reads the context's last token only, so that steps would attend to almost nothing.
+
+    Args:
+        decoder: as `musicgen_decoder` makes it.
+        context (int64 [songs · codebooks, slots]): codes before the first new one.
     """
-    cached = decoder(input_ids=context[:, :-1].repeat(2, 1), use_cache=True).cache
+    cached = decoder(input_ids=context[:, :-1].repeat(ROWS_PER_SONG, 1), use_cache=True).cache
 
     def run(steps: int) -> torch.Tensor:
+        """Generates codes in a number of steps after the context."""
         return decoder.generate(
             input_ids=context,
             attention_mask=torch.ones_like(context),
@@ -322,7 +344,7 @@ def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[i
             do_sample=True,
             temperature=TEMPERATURE,
             top_k=TOP_K,
-            # its last codebook, too, ends that many slots behind the first
+            # the last codebook ends num_codebooks − 1 slots after the first
             max_new_tokens=steps + decoder.config.num_codebooks - 1,
             pad_token_id=decoder.config.pad_token_id,
             decoder_start_token_id=decoder.config.bos_token_id,
@@ -334,7 +356,7 @@ def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[i
 
 def memory_bandwidth(repeats: int = 5) -> float:
     """Bytes a second at which torch's threads read memory, in the fastest of `repeats` sums of a large buffer."""
-    buffer = torch.ones(BANDWIDTH_BYTES // 4)
+    buffer = torch.ones(BANDWIDTH_BYTES // torch.float32.itemsize, dtype=torch.float32)
     best = float("inf")
     for _ in range(repeats):
         begin = time.perf_counter()

@@ -19,7 +19,7 @@ from benchmarks.decoding import untrained
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import stage_parts
 
-# of a glide (8 s), its pauses (3 s) and its vibrato (1 / 5.5 s), whole numbers of each
+# period of `glide`: a whole number of its glides (8 s each), of its pauses (every 3 s) and of cycles of its vibrato
 GLIDE_SECONDS = 24.0
 
 
@@ -98,6 +98,7 @@ def _song_parts(composite: Any, vocal: np.ndarray, **options: Any) -> dict[str, 
     began = time.perf_counter()
     composite.generate(vocal, composite.sampling_rate, seed=1, progress=progress, **options)
     ended = time.perf_counter()
+    # the first stage begins when the vocal has been listened to, and each other one when the stage before it ends
     end_of_listening = next(iter(first_report.values()))
     moments = [began, end_of_listening, *last_report.values(), ended]
     names = ["listening", *last_report, "codec and mix"]
@@ -112,13 +113,14 @@ def _peak_gib() -> float:
 def glide(seconds: float, rate: int) -> np.ndarray:
     """Something like a voice, float32 [N]: a vibrating tone that glides through an octave, with pauses.
 
-    It repeats itself, so that an hour of it takes no more memory than an hour of sound.
+    Only one period (`GLIDE_SECONDS`) is computed, and then repeated, so that an hour takes little memory.
 
     Args:
         seconds: length.
         rate: in Hz.
     """
     time_axis = np.arange(round(GLIDE_SECONDS * rate)) / rate
+    # up and down by half an octave in 8 s; a vibrato of 5.5 Hz
     glide_octaves = 0.5 * np.sin(2 * np.pi * time_axis / 8.0)
     vibrato_octaves = 0.02 * np.sin(2 * np.pi * 5.5 * time_axis)
     hertz = 220.0 * 2 ** (glide_octaves + vibrato_octaves)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long `hafm accompany` takes until its first step, by part: torch, transformers' classes, and what is ours.
+"""How long `hafm accompany` takes until its first step, by part: torch, transformers' classes, and our own code.
 
-The command runs in a process of its own, which has imported torch and transformers' classes, until it draws the first
-token. Seconds are the processor's, on one thread.
+The command runs in a process of its own, which first imports torch and transformers' classes, until it draws the first
+token. Times are processor seconds of one thread.
 
 cd recipes && python -m benchmarks.start
 """
@@ -21,15 +21,15 @@ import typer
 
 # first word of the process that is measured
 FIRST_STEP = "until-first-step"
-# of the process: what it needs in any case, then our command until it loads, loads and listens
+# of the process, in this order: what any command needs; then ours: its imports, loading the model, listening
 PARTS = ("python", "torch", "transformers", "command", "loading", "listening")
 OURS = ("command", "loading", "listening")
-# what a model of transformers is made of
+# classes of transformers that the model needs in any case
 CLASSES = ("PreTrainedModel", "EncodecModel", "HubertModel")
 
 
 def benchmark_start(model: str | None = None, seconds: float = 10.0, repeats: int = 3) -> dict[str, Any]:
-    """Seconds from the command to its first step, each part's fewest.
+    """Measures the time from the command to its first step: processor seconds of each part, in its fastest run.
 
     Args:
         model: folder or hub id; the bundled hafm-tiny if None or empty.
@@ -83,7 +83,7 @@ def _measured(words: list[str]) -> dict[str, Any]:
 
 
 class _FirstStep(BaseException):
-    """Ends the command; no Exception, which it would report."""
+    """Ends the command; not an Exception, because the command would report one."""
 
 
 def _measure(words: list[str]) -> None:
@@ -116,6 +116,7 @@ def _measure(words: list[str]) -> None:
         return pipeline
 
     def stop(*_: Any) -> Any:
+        """Ends the command in place of drawing a token."""
         raise _FirstStep
 
     try:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast a stage trains: against itself without a bias, and against MusicGen's decoder.
 
-All variants take full optimiser steps over one fixed batch, by turns, and each counts with its fastest step, so that
-what else the machine does falls on all of them alike. MusicGen's decoder (transformers' `MusicgenForCausalLM`) has the
-stage's width, layers and heads, a feed-forward of as many weights, and a sequence of as many slots with the loss on as
-many of them.
+All variants take full optimiser steps over one fixed batch, in turns, and the fastest step of each counts, so that
+other work on the machine affects all of them alike. MusicGen's decoder (transformers' `MusicgenForCausalLM`) has the
+stage's width, layers and heads, a feed-forward of as many weights, and a sequence of as many slots (positions), with
+the loss on as many of them.
 
 cd recipes && python -m benchmarks.training --stage coarse --num-hidden-layers 12 --batch 6
 """
@@ -48,6 +48,7 @@ INFO = TokenCorpusInfo(
     num_codebooks=_COARSE.num_codebooks + _FINE.num_codebooks,
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# length of the songs of FMA-Large
 EXCERPT_SECONDS = 30.0
 
 
@@ -88,7 +89,7 @@ class UnbiasedAttention(HAFMAttention):
 
         Args:
             hidden_states (float [B, T, D]).
-            position_bias ([1, 1, n_query, T]): only its shape is read: the last n_query slots are queries.
+            position_bias ([1, 1, n_query, T]): only its shape is read: the last n_query of T slots are queries.
 
         Returns:
             float [B, n_query, D], and None: the kernel gives no attention weights.
@@ -113,7 +114,12 @@ class NoBias(nn.Module):
     """Stands in for the relative bias: right in shape, without numbers or weights."""
 
     def forward(self, query: Any, key: Any, seen: torch.Tensor) -> torch.Tensor:
-        """An expanded zero, float [1, 1, n_query, n_key]."""
+        """An expanded zero, float [1, 1, n_query, n_key], for as many query and key slots.
+
+        Args:
+            query, key: layouts of the slots (`SlotLayout`).
+            seen: only its device is read.
+        """
         return torch.zeros(1, device=seen.device).expand(1, 1, len(query.slot), len(key.slot))
 
     by_bucket = forward
@@ -193,8 +199,8 @@ def training_steps(
         device: for models and batch.
 
     Returns:
-        A function for each variant that takes a training step; the target tokens of a step; and the variants'
-        numbers of parameters.
+        By variant, a function that takes a training step; the number of target tokens of a step; and by variant, the
+        number of parameters.
     """
     torch.manual_seed(0)
     stage_class = stage_parts()[options.stage].model_class
@@ -208,7 +214,7 @@ def training_steps(
     conditioning_slots = config.num_prepended_sources * frames
     null = torch.zeros(rows, dtype=torch.bool, device=device)
     ours = {"conditioning_ids": conditioning, "labels": labels, "null_conditioning": null}
-    # as many slots as the stage's, but of one kind
+    # as many slots as the stage has for conditioning and target, all with MusicGen's tokens
     all_slots = torch.randint(config.codebook_size, (rows, conditioning_slots + labels.shape[1]), device=device)
     # −100: without loss
     theirs = {"input_ids": all_slots, "labels": F.pad(labels, (conditioning_slots, 0), value=-100)[..., None]}
@@ -283,7 +289,7 @@ def loading_seconds(config: Any, seconds: float, batch: int, repeats: int) -> fl
         crops = TokenCrops(corpus, info, config, seconds)
         sampler = GlobalBatchSampler(batch, last_step=repeats + 1)
         batches: Iterator[Any] = iter(DataLoader(crops, batch_sampler=sampler))
-        next(batches)
+        next(batches)  # a warm-up, untimed
         times = []
         for _ in range(repeats):
             # the wall clock, because reading waits for the disk
@@ -294,25 +300,26 @@ def loading_seconds(config: Any, seconds: float, batch: int, repeats: int) -> fl
 
 
 def write_random_corpus(folder: Path, shards: int = 2, rows: int = 32) -> None:
-    """Writes shards of random tokens as the split "train", in excerpts as long as the songs of FMA-Large (30 s).
+    """Writes a corpus of random tokens, always the same, to be read as the split "train".
 
     Args:
-        folder: for the shards.
-        shards: their number.
-        rows: excerpts of a shard.
+        folder: gets the shards, train-00000.parquet and so on.
+        shards: number of shards.
+        rows: number of excerpts in a shard, `EXCERPT_SECONDS` each.
     """
     generator = np.random.default_rng(0)
+    semantic_frames = round(EXCERPT_SECONDS * INFO.semantic_frame_rate)
+    codec_frames = round(EXCERPT_SECONDS * INFO.acoustic_frame_rate)
 
-    def excerpt(name: str) -> TokenExcerpt:
-        """An excerpt of random tokens of a track called `name`."""
-        frames = round(EXCERPT_SECONDS * INFO.semantic_frame_rate)
-        codes = round(EXCERPT_SECONDS * INFO.acoustic_frame_rate)
-        semantic = [generator.integers(INFO.num_clusters, size=frames).astype(np.int16) for _ in range(2)]
-        acoustic = generator.integers(INFO.codebook_size, size=(INFO.num_codebooks, codes)).astype(np.int16)
-        return TokenExcerpt(name, 0.0, EXCERPT_SECONDS, semantic[0], semantic[1], acoustic)
+    def random_excerpt(track: str) -> TokenExcerpt:
+        """An excerpt of random tokens, said to be of a track."""
+        vocal = generator.integers(INFO.num_clusters, size=semantic_frames).astype(np.int16)
+        instrumental = generator.integers(INFO.num_clusters, size=semantic_frames).astype(np.int16)
+        codes = generator.integers(INFO.codebook_size, size=(INFO.num_codebooks, codec_frames)).astype(np.int16)
+        return TokenExcerpt(track, 0.0, EXCERPT_SECONDS, vocal, instrumental, codes)
 
     for shard in range(shards):
-        excerpts = [excerpt(f"{shard}-{row}") for row in range(rows)]
+        excerpts = [random_excerpt(f"{shard}-{row}") for row in range(rows)]
         write_shard(folder / f"train-{shard:05d}.parquet", excerpts, INFO)
 
 

@@ -73,6 +73,7 @@ def published_files(source: str, revision: str | None = None) -> Files:
 
 
 def _local(folder: Path, name: str) -> Path | None:
+    """The path of a file in a folder; None if it is not there."""
     return folder / name if (folder / name).is_file() else None
 
 
@@ -108,5 +109,6 @@ def _downloaded(source: str, name: str, revision: str | None) -> Path | None:
 
 
 def _sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

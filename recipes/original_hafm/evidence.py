@@ -7,7 +7,7 @@ undetermined. While the gate or the order of q, k and v is wrong, all else is no
 on the stage with the shortest sequence; the rest follows one by one, until nothing changes.
 
 Dimensions: N crops, B of them in a batch, T_v semantic and T_a codec frames, T target and T_c conditioning frames, K
-conditioning streams, Q codebooks.
+conditioning streams, Q codebooks. A slot is a position in a stage's sequence.
 """
 
 import math
@@ -77,11 +77,11 @@ class Song:
     codes: torch.Tensor
 
     def stream(self, name: str, coarse: int) -> torch.Tensor:
-        """A stream that stages read or write: int64 [K, T].
+        """A stream that stages read or write: int64 [1, T_v] for semantic tokens, [codebooks, T_a] for codes.
 
         Args:
-            name: of the stream.
-            coarse: how many codebooks are coarse; the others are fine.
+            name: of the stream, as in `stage_parts`.
+            coarse: number of coarse codebooks; the others are fine.
         """
         streams = {
             "vocal_semantic": self.vocal[None],
@@ -148,8 +148,9 @@ class Candidate:
     Args:
         model: of our architecture, whose weights are replaced for every layout.
         state: the original's weights by our names.
-        trained: for each table of the conditioning and of the target, by our names, whether AdamW's second moments of
-            its last row, the mask or BOS, are not exactly 0; empty if they are not in the file.
+        trained: whether the last row of each table was trained, that is, AdamW's second moments of it are not exactly
+            0. By our names of the conditioning's tables (`TABLES`, whose last row is the mask) and of the target's
+            (`TARGETS`, BOS); without those whose moments are not in the file.
         guessed: choices about which its names say nothing.
     """
 
@@ -203,9 +204,13 @@ def read_pairs(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
 
 
 def tokenized(segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]], tokenizers: Tokenizers) -> list[Song]:
-    """The tokens of segments of real pairs (`read_pairs`).
+    """The tokens of segments of real pairs.
 
     Vocals get the noise that they have in training; the number of the segment is its seed.
+
+    Args:
+        segments: (song's name, vocal, instrumental, rate in Hz) of each, as `read_pairs` returns them.
+        tokenizers: the semantic tokenizer and the codec.
     """
     songs = []
     for number, (name, vocal, instrumental, rate) in enumerate(segments):
@@ -232,8 +237,8 @@ def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, sec
     """
     config = model.config
     part = stage_parts()[stage]
-    # number of coarse codebooks; the fine stage reads all of them
-    coarse = config.num_codebooks if stage == "coarse" else config.num_token_streams
+    # number of coarse codebooks, which the coarse stage writes, and the fine stage reads
+    num_coarse = config.num_codebooks if stage == "coarse" else config.num_token_streams
     frames_read = round(seconds * config.conditioning_frame_rate)
     frames_written = round(seconds * config.frame_rate)
     names = sorted({song.name for song in songs})
@@ -241,11 +246,14 @@ def crops_of(stage: str, songs: Sequence[Song], model: HAFMStageForCausalLM, sec
     labels = []
     song_numbers = []
     for song in songs:
-        sources = torch.cat([song.stream(name, coarse) for name in part.reads])  # [K, T]
-        target = song.stream(part.writes, coarse)[: config.num_codebooks]  # [Q, T]
-        for number in range(min(sources.shape[1] // frames_read, target.shape[1] // frames_written)):
-            conditioning.append(sources[:, number * frames_read : (number + 1) * frames_read])
-            labels.append(target[:, number * frames_written : (number + 1) * frames_written].t().flatten())
+        sources = torch.cat([song.stream(name, num_coarse) for name in part.reads])  # [K, frames of the song]
+        target = song.stream(part.writes, num_coarse)[: config.num_codebooks]  # [Q, frames of the song]
+        num_crops = min(sources.shape[1] // frames_read, target.shape[1] // frames_written)
+        for number in range(num_crops):
+            read = sources[:, number * frames_read : (number + 1) * frames_read]
+            written = target[:, number * frames_written : (number + 1) * frames_written]
+            conditioning.append(read)
+            labels.append(written.t().flatten())  # frame by frame
             song_numbers.append(names.index(song.name))
     chosen = torch.linspace(0, len(labels) - 1, min(MOST_CROPS, len(labels))).long().tolist()
     return Crops(
@@ -290,30 +298,31 @@ def bigram_nats(crops: Crops, codebooks: int, size: int) -> np.ndarray:
     """
     frames = crops.labels.unflatten(1, (-1, codebooks))  # [N, T, Q]
     total = np.zeros(len(frames))
-    for book in range(codebooks):
-        codes = frames[:, :, book]
+    for codebook in range(codebooks):
+        codes = frames[:, :, codebook]
         for song in crops.songs.unique():
             others = codes[crops.songs != song]
             # each code counts once more, so that none is impossible
             unigram = (torch.bincount(others.flatten(), minlength=size).double() + 1) / (others.numel() + size)
             pairs = torch.bincount((others[:, :-1] * size + others[:, 1:]).flatten(), minlength=size * size)
-            counts = pairs.view(size, size).double()  # by code before, and code
-            for number in (crops.songs == song).nonzero()[:, 0].tolist():
-                before = codes[number, :-1]
-                after = codes[number, 1:]
+            counts = pairs.view(size, size).double()  # of [code before, code]
+            for crop in (crops.songs == song).nonzero()[:, 0].tolist():
+                before = codes[crop, :-1]
+                after = codes[crop, 1:]
                 smoothed_counts = counts[before, after] + BIGRAM_PRIOR * unigram[after]
                 likelihood = smoothed_counts / (counts.sum(1)[before] + BIGRAM_PRIOR)
-                first_nats = -unigram[codes[number, 0]].log()
-                total[number] += float((first_nats - likelihood.log().sum()) / codes.shape[1])
+                # nothing is before the first code
+                first_nats = -unigram[codes[crop, 0]].log()
+                total[crop] += float((first_nats - likelihood.log().sum()) / codes.shape[1])
     return total / codebooks
 
 
 def significant(differences: np.ndarray, errors: float = STANDARD_ERRORS) -> bool:
-    """Whether the mean of paired differences is above `LEAST_NATS`, and above so many standard errors.
+    """Whether the mean of paired differences is above `LEAST_NATS`, and above a number of its standard errors.
 
     Args:
         differences (float64 [N]): in nats per token.
-        errors: number of standard errors.
+        errors: the number of standard errors.
     """
     error = differences.std(ddof=1) / math.sqrt(len(differences))
     return bool(differences.mean() > max(errors * error, LEAST_NATS))
@@ -332,6 +341,9 @@ class Search:
         stages: by name.
         crops: of each stage.
         progress: called with a sentence before every step that takes long.
+
+    Attributes:
+        scored: the results of `score`, by stage and layout.
     """
 
     def __init__(
@@ -346,34 +358,45 @@ class Search:
         self.scored: dict[tuple[str, Layout], np.ndarray] = {}
 
     def score(self, stage: str, layout: Layout) -> np.ndarray:
-        """Nats per token of a stage's crops under a layout, as `nats` returns them: float64 [2, N]."""
+        """Nats per token of a stage's crops under a layout, which are computed once.
+
+        Args:
+            stage: the stage's name.
+            layout: which its weights get, if it has no result under this layout yet.
+
+        Returns:
+            float64 [2, N]: of all tokens (row `ALL_TOKENS`), and of the first frame's (`FIRST_FRAME`).
+        """
         if (stage, layout) not in self.scored:
             self.scored[stage, layout] = nats(self.stages[stage].lay_out(layout), self.crops[stage])
         return self.scored[stage, layout]
 
     def difference(self, choice: str, better: Layout, worse: Layout) -> np.ndarray:
-        """Nats per token that one layout saves, crop by crop, of the stages that a choice concerns: float64 [crops].
+        """Nats per token by which one layout is better than another, by crop, in the stages that a choice concerns.
 
-        Stages that both layouts lay out alike are left out: they would only dilute what the others say.
+        Stages in which both layouts come to the same are left out: they would only dilute the others.
 
         Args:
             choice: name in `CHOICES`; if it is about the first slot, only the first frame's tokens count.
-            better: the layout that saves them, if positive.
-            worse: the other one.
+            better: is better where the result is positive.
+            worse: the other layout.
+
+        Returns:
+            float64 [crops of these stages].
         """
         row = FIRST_FRAME if choice in OF_THE_START else ALL_TOKENS
         savings = [self.score(stage, worse)[row] - self.score(stage, better)[row] for stage in self.concerned(choice)]
-        telling = [of_stage for of_stage in savings if of_stage.any()]
-        return np.concatenate(telling or savings)
+        of_differing_stages = [saving for saving in savings if saving.any()]
+        return np.concatenate(of_differing_stages or savings)
 
     def concerned(self, choice: str) -> list[str]:
         """The stages that a choice concerns."""
         return [name for name in self.stages if name in OF_STAGES.get(choice, tuple(self.stages))]
 
     def values(self, choice: str) -> tuple[Any, ...]:
-        """The values to try; the paper's alone for a choice that names have settled, or that concerns no stage."""
+        """The values of a choice to try; the paper's alone if names have settled it, or if it concerns no stage."""
         concerned = self.concerned(choice)
-        # "null" is decided apart, without conditioning (`null`)
+        # `null` decides this one, by tokens without conditioning
         if not concerned or choice == "null":
             return CHOICES[choice][:1]
         if choice in BY_NAME and not any(choice in self.stages[name].guessed for name in concerned):
@@ -391,7 +414,7 @@ class Search:
                 layout = self.improved(layout, choice)
             if layout == before:
                 break
-        # not before: while other choices are wrong, little speaks for a right one
+        # only now: while other choices are wrong, even the right value of one shows no advantage
         for choice in CHOICES:
             layout = self.papers_unless_worse(layout, choice)
         verdict = Verdict(layout)
@@ -415,12 +438,13 @@ class Search:
         )
 
         def mean_nats(tried: Layout) -> float:
+            """Mean over `some_crops` under a layout."""
             return float(nats(self.stages[stage].lay_out(tried), some_crops)[ALL_TOKENS].mean())
 
         names = [name for name in JOINT if stage in self.concerned(name)]
+        values_to_try = [self.values(name) for name in names]
         layouts = [
-            replace(layout, **dict(zip(names, values, strict=True)))
-            for values in product(*(self.values(name) for name in names))
+            replace(layout, **dict(zip(names, combination, strict=True))) for combination in product(*values_to_try)
         ]
         best = min(layouts, key=mean_nats)
         if significant(self.score(stage, layout)[ALL_TOKENS] - self.score(stage, best)[ALL_TOKENS]):
@@ -428,7 +452,7 @@ class Search:
         return layout
 
     def improved(self, layout: Layout, choice: str) -> Layout:
-        """The layout with a better value of one choice, if the evidence for one is strong."""
+        """The layout with the best other value of a choice, if it is significantly better; otherwise unchanged."""
         others = [
             replace(layout, **{choice: value}) for value in self.values(choice) if value != getattr(layout, choice)
         ]
@@ -440,14 +464,21 @@ class Search:
         return layout
 
     def papers_unless_worse(self, layout: Layout, choice: str) -> Layout:
-        """The layout with the paper's value of one choice, unless the evidence against it is strong."""
+        """The layout with the paper's value of a choice, or unchanged if its own value is significantly better."""
         paper = replace(layout, **{choice: getattr(PAPER, choice)})
         if paper != layout and not significant(self.difference(choice, layout, paper)):
             return paper
         return layout
 
     def decision(self, verdict: Verdict, choice: str) -> Decision:
-        """What speaks for the verdict's value of a choice: its smallest advantage over another value."""
+        """What speaks for the verdict's value of a choice: its smallest advantage over another value.
+
+        It is decided if the value is significantly better than every other one.
+
+        Args:
+            verdict: has the chosen layout; it is not changed.
+            choice: name in `CHOICES`.
+        """
         value = getattr(verdict.layout, choice)
         margins = {
             other: self.difference(choice, verdict.layout, replace(verdict.layout, **{choice: other}))
@@ -473,22 +504,23 @@ class Search:
             # a slot that reads its own codebook's table reads BOS from the first
             verdict.decisions = [decision for decision in verdict.decisions if decision.choice != "first_table"]
             return
-        # by stage, the one table whose BOS, the last row, was trained
-        tables: dict[str, int] = {}
+        # by stage, index of the only table whose BOS, the last row, was trained
+        trained_tables: dict[str, int] = {}
         for name in concerned:
             trained = np.flatnonzero(self.last_rows(name, TARGETS, layout)).tolist()
             if len(trained) == 1:
-                tables[name] = trained[0]
-        for name, table in tables.items():
-            last = self.stages[name].model.config.num_codebooks - 1
-            if table not in (0, last):
+                trained_tables[name] = trained[0]
+        for name, table in trained_tables.items():
+            last_table = self.stages[name].model.config.num_codebooks - 1
+            if table not in (0, last_table):
                 verdict.faults.append(
                     f"{name}: BOS of table {table} was trained, which is neither the first nor the last"
                 )
-        if len(tables) < len(concerned) or len({table == 0 for table in tables.values()}) > 1:
+        is_first = {table == 0 for table in trained_tables.values()}
+        if len(trained_tables) < len(concerned) or len(is_first) > 1:
             return
         last_codebooks, first_codebooks = CHOICES["first_table"]
-        value = first_codebooks if tables[concerned[0]] == 0 else last_codebooks
+        value = first_codebooks if is_first == {True} else last_codebooks
         verdict.layout = replace(layout, first_table=value)
         by_moments = Decision("first_table", value, "the only BOS whose second moments in AdamW are not exactly 0")
         verdict.decisions = [
@@ -496,12 +528,12 @@ class Search:
         ]
 
     def last_rows(self, stage: str, tables: str, layout: Layout) -> list[bool]:
-        """Which tables' last rows were trained; empty if the file does not say.
+        """Whether the last row of each table was trained (`Candidate.trained`); empty if the file does not say.
 
         Args:
             stage: the stage's name.
             tables: `TABLES` for the conditioning's, whose last rows are the mask; `TARGETS` for the target's (BOS).
-            layout: may exchange them.
+            layout: which may exchange the conditioning's tables and the target's.
         """
         if layout.tables != PAPER.tables and stage in OF_STAGES["tables"]:
             tables = TABLES if tables == TARGETS else TARGETS
@@ -535,7 +567,7 @@ class Search:
         weak = [value for value in values if value != best and not significant(scores[value] - scores[best])]
         chosen = best
         if values[0] in weak:
-            # the paper's value, unless it is ruled out, wins where nothing is significant
+            # the paper's value, unless it is ruled out, wins if it is not significantly worse
             chosen = values[0]
         rivals = [value for value in values if value != chosen]
         if rivals:
@@ -581,7 +613,7 @@ def _of_other_songs(songs: torch.Tensor) -> torch.Tensor:
         songs (int64 [N]): number of each crop's song; at least two songs.
     """
     count = len(songs)
-    # every crop once, if a shift allows that
+    # a shift takes every crop once; not all songs allow one
     for shift in range(count // 2, count):
         order = (torch.arange(count) + shift) % count
         if bool((songs[order] != songs).all()):

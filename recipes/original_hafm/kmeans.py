@@ -27,10 +27,10 @@ class KMeans:
     """A fitted k-means.
 
     Args:
-        centroids (float32 [clusters, D]).
+        centroids (float32 [clusters, width of the features]).
         distance: squared distance of a frame to its centroid, averaged over the frames that it was fitted to; None if
             the file does not say.
-        frames: their number, or None.
+        frames: number of frames that it was fitted to; None if the file does not say.
     """
 
     centroids: np.ndarray
@@ -54,12 +54,16 @@ class _Dtype:
 
 
 class _Array:
-    """numpy's array: shape and bytes."""
+    """numpy's array: shape and bytes.
+
+    Attributes:
+        values: the array, as soon as its state has been set.
+    """
 
     values: np.ndarray
 
     def __init__(self, *args: Any) -> None:
-        pass
+        """Ignores numpy's arguments: an array is described by its state."""
 
     def __setstate__(self, state: Any) -> None:
         """Takes numpy's state of an array, (version, shape, dtype, whether by columns, bytes)."""
@@ -73,9 +77,10 @@ class _Array:
 
 
 class _Stored:
-    """joblib's array: its numbers follow in the file."""
+    """joblib's array: its numbers follow in the file. Its attributes are those that the pickle sets."""
 
     def __init__(self, *args: Any) -> None:
+        """Ignores joblib's arguments; `_Unpickler.load_build` sets the attributes."""
         self.__dict__ = {}
 
     def read(self, file: io.BytesIO) -> _Array:
@@ -103,23 +108,26 @@ class _Inert:
     """Any other object that scikit-learn leaves in a k-means, such as a generator of random numbers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
+        """Ignores all arguments."""
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        """Ignores the state."""
 
 
 class _Estimator:
-    """scikit-learn's k-means: its attributes."""
+    """scikit-learn's k-means: its attributes by name, such as "cluster_centers_"."""
 
     def __init__(self, *args: Any) -> None:
+        """Ignores scikit-learn's arguments: its attributes are its state."""
         self.attributes: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
+        """Takes the attributes by name."""
         self.attributes = dict(state)
 
 
 def _reconstruct(*args: Any) -> _Array:
+    """Stands in for numpy's constructor of an empty array, whose state follows in the pickle."""
     return _Array()
 
 
@@ -132,6 +140,7 @@ def _scalar(dtype: Any, data: Any = b"") -> Any:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    """Stands in for `codecs.encode`, with which pickles up to protocol 2 hold bytes; always latin1."""
     return str(text).encode("latin1")
 
 
@@ -152,7 +161,11 @@ STAND_INS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Builds stand-ins only; where joblib's array is described, its numbers are read."""
+    """Builds stand-ins only; where joblib's array is described, its numbers are read.
+
+    Args:
+        file: the content of a pickle or of a joblib file.
+    """
 
     dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)
 

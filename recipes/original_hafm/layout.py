@@ -122,7 +122,7 @@ def _fused(weight: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
     """The weight of a fused projection, rearranged to the order q, k, v, each by heads: [3 · H · d, D].
 
     Args:
-        weight ([3 · H · d, D]): in the layout's order and split.
+        weight ([3 · H · d, D], d the size of a head, D the width): in the layout's order and split.
         layout: that of the original.
         heads: H.
     """
@@ -137,9 +137,9 @@ def _fold_tables(weights: dict[str, torch.Tensor], config: PreTrainedConfig, lay
     """Changes embeddings so that our module, which reads them as the paper does, computes what the original did.
 
     Args:
-        weights: by our names, changed in place: the tables of the conditioning ([K, V + 1, D], K streams of all
-            sources) and of the target ([Q, V + 1, D]), whose last rows are the mask and BOS, the quantizer embedding
-            ([Q, D]), and that of the segments ([sources + 1, D]).
+        weights: by our names, changed in place: the tables of the conditioning ([K, V + 1, D]: K streams of all
+            sources, V codes, D width) and of the target ([Q, V + 1, D]: Q codebooks), whose last rows are the mask
+            and BOS, the quantizer embedding ([Q, D]), and the segment embedding ([sources + 1, D]).
         config: the stage's configuration.
         layout: that of the original.
     """
@@ -177,7 +177,7 @@ def _fold_tables(weights: dict[str, torch.Tensor], config: PreTrainedConfig, lay
             segments[source] = 0
         elif layout.null == "the mask row":
             # the mask rows move into the segment, so that they stay when the tables vanish
-            mask = conditioning[own_tables, sizes[0]].clone()
+            mask = conditioning[own_tables, sizes[0]].clone()  # the last row of each table
             conditioning[own_tables] -= mask[:, None]
             segments[source] += mask.sum(0)
         first += len(sizes)

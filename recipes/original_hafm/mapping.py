@@ -41,7 +41,12 @@ STREAM_WORDS = {
     "coarse": (r"semantic", r"coarse|acoustic|codec"),
     "fine": (r"coarse", r"fine"),
 }
+# of the coarse stage's two conditioning streams
+VOCAL_WORDS = re.compile(r"vocal|voice")
+INSTRUMENTAL_WORDS = re.compile(r"inst")
+# words in the key of a layer's tensor
 ATTENTION_WORDS = re.compile(r"att|norm_?1|ln_?1|pre_?norm_?a")
+QKV_WORDS = re.compile(rf"{ATTENTION_WORDS.pattern}|qkv")
 FEED_FORWARD_WORDS = re.compile(r"ff|mlp|feed|norm_?2|ln_?2")
 # larger sizes are no number of heads
 MOST_HEADS = 64
@@ -75,7 +80,7 @@ def map_keys(stage: str, tensors: dict[str, torch.Tensor], stated: dict[str, Any
         stated: the stage's part of a mapping file, which overrules what keys and shapes show.
 
     Raises:
-        ValueError: not every tensor is used exactly once, or not every weight is filled; with a table of both sides.
+        ValueError: not every tensor is used exactly once, or not every weight is filled; the message lists both.
     """
     stated = stated or {}
     if unknown := set(stated) - {"config", "keys", "leave_out"}:
@@ -300,9 +305,12 @@ def _layers(shapes: dict[str, Shape]) -> tuple[str, dict[int, dict[str, str]]]:
     stacks: dict[str, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for key in shapes:
         for match in NUMBER.finditer(key):
-            stacks[key[: match.start()]][int(match[0])][key[match.end() :]] = key
+            prefix = key[: match.start()]
+            suffix = key[match.end() :]
+            stacks[prefix][int(match[0])][suffix] = key
 
     def matrices(layer: dict[str, str]) -> int:
+        """How many of a layer's tensors are matrices."""
         return sum(len(shapes[key]) == 2 for key in layer.values())
 
     complete = {
@@ -321,12 +329,23 @@ def _sibling(key: str) -> str:
     return f"{key.rpartition('.')[0]}.bias"
 
 
+def _leaning(key: str, towards: re.Pattern[str], away: re.Pattern[str]) -> int:
+    """1 if a key has words of `towards` only, −1 if of `away` only, 0 if of both or of neither."""
+    has_towards = towards.search(key) is not None
+    has_away = away.search(key) is not None
+    if has_towards and not has_away:
+        return 1
+    if has_away and not has_towards:
+        return -1
+    return 0
+
+
 def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
     """Finds which of a layer's tensors is which, by shapes, and where these leave it open by words.
 
     Args:
-        shapes: of the layer's tensors, by suffix.
-        sizes: numbers that the number of heads may be.
+        shapes: of the layer's tensors, by suffix (the text of a key after the layer's number).
+        sizes: possible numbers of heads.
 
     Returns:
         Suffixes by our names; empty if no assignment fits.
@@ -338,35 +357,36 @@ def _layer_roles(shapes: dict[str, Shape], sizes: set[int]) -> dict[str, str]:
     # smallest agrees best, and is the first of those that do
     fitting: list[tuple[int, int, tuple[str, ...], list[str]]] = []
     for qkv, output, up, down in permutations(matrices):
-        width, inner = shapes[output]
-        norms = [name for name in vectors if name not in biases and shapes[name] != (width,)]
-        # the norms are those of the heads of queries and keys, [d]; inner is H · d
+        width, inner = shapes[output]  # D, and H heads of d: H · d
+        # of queries and keys, [d] each
+        head_norms = [name for name in vectors if name not in biases and shapes[name] != (width,)]
         fits = (
             shapes[qkv] == (3 * inner, width)
             and shapes[down][0] == width
             and shapes[up] == (2 * shapes[down][1], width)
-            and len(norms) == 2
-            and shapes[norms[0]] == shapes[norms[1]]
-            and inner % shapes[norms[0]][0] == 0
-            and inner // shapes[norms[0]][0] in sizes
+            and len(head_norms) == 2
+            and shapes[head_norms[0]] == shapes[head_norms[1]]
+            and inner % shapes[head_norms[0]][0] == 0
+            and inner // shapes[head_norms[0]][0] in sizes
             and not {_sibling(qkv), _sibling(output)} & biases
         )
         if fits:
-            agreement = bool(ATTENTION_WORDS.search(qkv) or "qkv" in qkv) - bool(FEED_FORWARD_WORDS.search(qkv))
-            fitting.append((-agreement, len(fitting), (qkv, output, up, down), norms))
+            agreement = _leaning(qkv, QKV_WORDS, FEED_FORWARD_WORDS)
+            fitting.append((-agreement, len(fitting), (qkv, output, up, down), head_norms))
     if not fitting:
         return {}
-    _, _, (qkv, output, up, down), heads = min(fitting)
+    _, _, (qkv, output, up, down), head_norms = min(fitting)
     width = shapes[output][0]
     roles = {QKV: qkv, OUTPUT: output, UP: up, DOWN: down}
     for name, matrix in ((UP, up), (DOWN, down)):
         if _sibling(matrix) in biases:
             roles[name.replace("weight", "bias")] = _sibling(matrix)
     # only the product of both weights has an effect, so their order has none
-    roles |= dict(zip(("attention.q_norm.weight", "attention.k_norm.weight"), heads, strict=True))
+    roles |= dict(zip(("attention.q_norm.weight", "attention.k_norm.weight"), head_norms, strict=True))
     norms = [name for name in vectors if name not in biases and shapes[name] == (width,)]
     if len(norms) == 2:
-        norms.sort(key=lambda name: bool(FEED_FORWARD_WORDS.search(name)) - bool(ATTENTION_WORDS.search(name)))
+        # the attention's first
+        norms.sort(key=lambda name: _leaning(name, FEED_FORWARD_WORDS, ATTENTION_WORDS))
         roles |= dict(zip(("attention_norm.weight", "feed_forward_norm.weight"), norms, strict=True))
     return roles
 
@@ -380,22 +400,27 @@ def _map_outside(stage: str, shapes: dict[str, Shape], width: int, mapping: Mapp
         width: D.
         mapping: gets what is found.
     """
-    # by key, the number of rows
+    # tables and heads, [rows, D]: the number of rows by key
     tables = {key: shape[0] for key, shape in shapes.items() if len(shape) == 2 and shape[1] == width}
-    # T5's bias is the only other table: buckets by heads
-    others = [key for key, shape in shapes.items() if len(shape) == 2 and key not in tables]
+    # T5's bias is the only other matrix: buckets by heads
+    other_matrices = [key for key, shape in shapes.items() if len(shape) == 2 and key not in tables]
     biases = {_sibling(key) for key in tables if _sibling(key) in shapes}
     norms = [key for key, shape in shapes.items() if shape == (width,) and key not in biases]
-    if len(others) == 1:
-        mapping.keys["model.relative_attention_bias.weight"] = others
+    if len(other_matrices) == 1:
+        mapping.keys["model.relative_attention_bias.weight"] = other_matrices
     if len(norms) == 1:
         mapping.keys["model.norm.weight"] = norms
     # a codebook has a head with a row for each code, and a table with one more, for BOS
     row_counts = sorted(set(tables.values()), reverse=True)
     sizes = [count - 1 for count in row_counts if count - 1 in row_counts]
     by_size = {size: [key for key, count in tables.items() if count == size] for size in sizes}
-    # heads come with biases, or are called so; otherwise the largest size is meant
-    sizes.sort(key=lambda size: -sum(_sibling(key) in biases or "head" in key for key in by_size[size]))
+
+    def likely_heads(size: int) -> int:
+        """How many of the tables with `size` rows have a bias, or "head" in their keys."""
+        return sum(_sibling(key) in biases or "head" in key for key in by_size[size])
+
+    # the size with most of them; of equal ones the largest
+    sizes.sort(key=likely_heads, reverse=True)
     if not sizes:
         return
     size = sizes[0]
@@ -431,31 +456,31 @@ def _map_tables(stage: str, keys: list[str], rows: dict[str, int], size: int, st
         streams: number of the conditioning's tables.
         mapping: gets both, and "guessed" if only the order in the file divides them.
     """
-    reads, writes = (re.compile(words) for words in STREAM_WORDS[stage])
+    words_read, words_written = (re.compile(words) for words in STREAM_WORDS[stage])
 
-    def conditioning(key: str) -> int:
+    def side(key: str) -> int:
         """1 if words say that a table is the conditioning's, −1 if the target's, 0 if they say nothing."""
-        side = bool(CONDITIONING_WORDS.search(key)) - bool(TARGET_WORDS.search(key))
-        return side or bool(reads.search(key)) - bool(writes.search(key))
+        return _leaning(key, CONDITIONING_WORDS, TARGET_WORDS) or _leaning(key, words_read, words_written)
 
-    ordered = sorted(keys, key=lambda key: (rows[key] == size + 1, -conditioning(key)))
+    # the conditioning's first: those that are too small or large for the target, then by words
+    ordered = sorted(keys, key=lambda key: (rows[key] == size + 1, -side(key)))
     if {rows[key] for key in keys} == {size + 1}:
         # all tables are alike: words must distinguish the last of one side from the first of the other
-        last_source = conditioning(ordered[streams - 1])
-        first_target = conditioning(ordered[streams])
+        last_source = side(ordered[streams - 1])
+        first_target = side(ordered[streams])
         if last_source <= first_target:
             mapping.guessed.add("tables")
             ordered = keys
     sources = _in_order(ordered[:streams])
     if stage == "coarse":
 
-        def instrumental(key: str) -> int:
+        def source(key: str) -> int:
             """1 if words say that a table is the instrumental's, −1 if the vocal's, 0 if they say nothing."""
-            return bool(re.search("inst", key)) - bool(re.search("vocal|voice", key))
+            return _leaning(key, INSTRUMENTAL_WORDS, VOCAL_WORDS)
 
-        if instrumental(sources[0]) == instrumental(sources[1]):
+        if source(sources[0]) == source(sources[1]):
             mapping.guessed.add("streams")
-        sources.sort(key=instrumental)  # the vocal's first
+        sources.sort(key=source)  # the vocal's first
     mapping.keys["model.conditioning_embedding.weight"] = sources
     mapping.keys["model.target_embedding.weight"] = _in_order(ordered[streams:])
 

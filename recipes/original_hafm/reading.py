@@ -28,10 +28,10 @@ class Inert:
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
+        """Ignores all arguments."""
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        """Ignores the state."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     precisions = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()}
     if precisions != {"float32"}:
         checkpoint.remarks.append(f"Its weights are stored in {' and '.join(sorted(precisions))}.")
-    # whatever it is called
+    # under any name
     optimizer = next((value for value in content.values() if _is_optimizer(value)), None)
     if optimizer is None:
         checkpoint.remarks.append("It has no optimiser's state, which would show which rows were trained.")

@@ -20,6 +20,7 @@ from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizer
 from .evidence import SEGMENT_SECONDS, STANDARD_ERRORS
 from .kmeans import KMeans
 
+# HuBERTs by the width of their features
 PROPOSED = {768: "facebook/hubert-base-ls960", 1024: "facebook/hubert-large-ll60k"}
 # hidden states to try; the paper's first
 LAYERS = (9, 8, 10)
@@ -111,7 +112,9 @@ def choose_tokenizer(
     Raises:
         ValueError: no candidate is near the distance to expect, or a HuBERT has another width than the k-means.
     """
-    chosen = [segments[i] for i in torch.linspace(0, len(segments) - 1, min(MOST_SEGMENTS, len(segments))).long()]
+    # evenly over all of them
+    indices = torch.linspace(0, len(segments) - 1, min(MOST_SEGMENTS, len(segments))).long()
+    measured_segments = [segments[index] for index in indices]
     candidates: list[tuple[str, int, bool, Distances]] = []
     for hubert in huberts:
         for layer in layers:
@@ -121,8 +124,8 @@ def choose_tokenizer(
             usual = model.config.do_normalize
             for normalize in (usual, not usual):
                 model.config.do_normalize = normalize
-                candidates.append((hubert, layer, normalize, _distances(model, chosen)))
-    # by logarithms: one quiet segment, of which ten times the variance is left, must not outweigh all others
+                candidates.append((hubert, layer, normalize, _distances(model, measured_segments)))
+    # by logarithms: one quiet segment with ten times the share of the others must not outweigh them
     best = min(
         (distances for *_, distances in candidates), key=lambda distances: float(np.log(distances.share).mean())
     )
@@ -137,11 +140,12 @@ def choose_tokenizer(
     expectation = ""
     if expected is not None:
         expectation = f", {expected:.4g} expected"
-    evidence = [
-        f"{name}, layer {number}, {_input(normalized)}: {measured.share.mean():.1%} of the variance is left "
-        f"({measured.squared.mean():.4g} per frame{expectation})"
-        for name, number, normalized, measured in candidates
-    ]
+    evidence = []
+    for tried_hubert, tried_layer, normalized, measured in candidates:
+        evidence.append(
+            f"{tried_hubert}, layer {tried_layer}, {_input(normalized)}: {measured.share.mean():.1%} of the variance "
+            f"is left ({measured.squared.mean():.4g} per frame{expectation})"
+        )
     if expected is not None and abs(math.log(float(distances.squared.mean()) / expected)) > math.log(MOST_RATIO):
         raise ValueError(
             f"The k-means was fitted to frames {expected:.4g} from their centroids, and the best candidate gives "
@@ -154,11 +158,11 @@ def choose_tokenizer(
 
 @dataclass(frozen=True)
 class Distances:
-    """Squared distances of frames to their centroids.
+    """Squared distances of the frames of N waveforms to their centroids.
 
     Args:
-        squared (float64 [N]): the average of each waveform.
-        share (float64 [N]): the same as a share of the variance of its frames.
+        squared (float64 [N]): the mean of each waveform.
+        share (float64 [N]): that mean divided by the variance of the waveform's frames.
     """
 
     squared: np.ndarray
@@ -192,8 +196,10 @@ def _differ(differences: np.ndarray) -> bool:
 
 
 def _input(normalize: bool) -> str:
+    """In words, whether waveforms are normalised."""
     return "normalised input" if normalize else "input as it is"
 
 
 def _described(hubert: str, model: HAFMSemanticTokenizerModel) -> str:
+    """HuBERT, layer and normalisation of a tokenizer in words."""
     return f"{hubert}, layer {model.config.layer}, {_input(model.config.do_normalize)}"

@@ -87,7 +87,7 @@ def write_card(out: Path, sources: Mapping[str, str], facts: CardFacts) -> None:
 def licence(source: str) -> str | None:
     """The licence of a folder or repository, as a hub identifier; None if it is not known.
 
-    A folder's own card states it; those of the usual repositories are known, and no other is asked for.
+    A folder's own card states it, and `LICENCES` those of the usual repositories; the hub is not asked.
     """
     if source in LICENCES:
         return LICENCES[source]
