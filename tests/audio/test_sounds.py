@@ -16,6 +16,7 @@ import soundfile
 from audio.encoders import decoded_lengths, encode, needs_ffmpeg, piped
 from hafm_hf import audio
 from hafm_hf.audio import HAFMAudioError, ffmpeg
+from hafm_hf.audio.containers import find_sections
 from hafm_hf.cli.options import read_vocal
 from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.tracks import find_audio
@@ -446,3 +447,19 @@ def test_arrays_above_full_scale_stay_refused() -> None:
     for peak in (2.5, 40.0, 32_768.0):
         with pytest.raises(HAFMAudioError, match="where full scale is 1; divide it by its full scale first"):
             audio.check_sound(peak * glide(3.0, RATE) / 0.4, RATE)
+
+
+@pytest.mark.parametrize("stated_size", [0, 0xFFFF_FFFF, 5])
+def test_the_search_for_au_sounds_ends_if_samples_begin_inside_of_a_header(stated_size: int) -> None:
+    header = struct.pack(">4s5I", b".snd", 0, stated_size, 3, 8_000, 1)
+    sections = find_sections(io.BytesIO(3 * (header + bytes(6))))
+    starts = [section.extents[0][0] for section in sections]
+    assert starts == [24, 54, 84]
+
+
+@pytest.mark.parametrize("first_bytes", [b".snd\0\0\0\x18" + bytes(40), b"\0\0\0\x10ftypM4A " + bytes(40)])
+def test_sounds_of_formats_without_id3_tags_behind_one_are_refused(first_bytes: bytes) -> None:
+    # ID3v2.3, an empty tag
+    tag = b"ID3\x03\0\0\0\0\0\0"
+    with pytest.raises(audio.HAFMAudioError):
+        audio.read_audio(tag + first_bytes)

@@ -113,19 +113,21 @@ def find_sections(file: BinaryIO) -> list[Section]:
     start = after_id3(read_at(file, 0, 10))
     magic = read_at(file, start, 16)
     layout = next((layout for layout in LAYOUTS if layout.begins(magic)), None)
-    if layout is not None:
-        # a file that begins with an ID3 tag is left to libsndfile
-        if start == 0:
-            return list(_chunked_sounds(file, size, layout))
+    is_au = magic.startswith(b".snd")
+    is_mpeg4 = magic[4:8] == b"ftyp"
+    if start > 0 and (layout is not None or is_au or is_mpeg4):
+        # these formats have no ID3 tag before them; the decoders may know what to do with one
         return whole
-    if magic.startswith(b".snd"):
+    if layout is not None:
+        return list(_chunked_sounds(file, size, layout))
+    if is_au:
         return list(_au_sounds(file, size)) or whole
+    if is_mpeg4:
+        return _mpeg4_files(file, size)
     if magic.startswith(b"fLaC"):
         return _flac_streams(file, start, size)
     if magic.startswith(b"OggS"):
         return _ogg_links(_read_whole(file, size)) or whole
-    if magic[4:8] == b"ftyp":
-        return _mpeg4_files(file, size)
     # neither an ID3 tag nor MP3 frames near the beginning: another format, which is not searched
     if start == 0 and mpeg_audio.first_frame(read_at(file, 0, CUT_BYTES), 0) is None:
         return whole
@@ -410,7 +412,8 @@ def _au_sounds(file: BinaryIO, size: int) -> Iterator[Section]:
         head = read_at(file, start, AU_HEADER)
         # of the samples: distance from the start of the header, and size in bytes
         offset, stated = struct.unpack(">II", head[4:12])
-        first = start + offset
+        # in a damaged header, the samples may begin inside of it
+        first = start + max(offset, AU_HEADER)
         end = first + stated
         if stated == AU_UNKNOWN:
             end = _find_sound(file, min(first, size), size, AU)

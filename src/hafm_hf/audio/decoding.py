@@ -168,9 +168,7 @@ class Sound:
         self.channels = self._part.channels
         self.frames = self._part.frames
         self.claimed = self._part.claimed
-        self.length_for_limits = self.frames
-        if isinstance(self._part, SndfilePart) and self._part.format in COMPRESSED:
-            self.length_for_limits = self.claimed
+        self.length_for_limits = _length_for_limits(self._part)
         # what has not been returned yet of a part that had to be converted to the first one's rate or channels
         self._converted: Samples | None = None
         if len(self._sections) > 1:
@@ -229,7 +227,7 @@ class Sound:
             scale = self.sampling_rate / part.sampling_rate
             self.frames = _added(self.frames, part.frames, scale)
             self.claimed = _added(self.claimed, part.claimed, scale)
-            self.length_for_limits = _added(self.length_for_limits, part.claimed, scale)
+            self.length_for_limits = _added(self.length_for_limits, _length_for_limits(part), scale)
             part.close()
         self._sections = kept
         if len(kept) > 1:
@@ -333,6 +331,13 @@ class Sound:
     def close(self) -> None:
         """Ends the decoder."""
         self._part.close()
+
+
+def _length_for_limits(part: Part) -> int | None:
+    """The number of frames of a part that counts for limits before it is decoded; None if it is not known."""
+    if isinstance(part, SndfilePart) and part.format in COMPRESSED:
+        return part.claimed
+    return part.frames
 
 
 def _added(frames: int | None, others: int | None, scale: float) -> int | None:
