@@ -83,6 +83,9 @@ def explain(error: Exception) -> str:
     """The message shown for an error; details of unexpected errors go to the log."""
     if isinstance(error, ValueError):
         return without_secrets(str(error))
+    if isinstance(error, gr.Error):
+        # what a host says to the user, of a quota that is used up for example
+        return without_secrets(str(error.message))
     logger.error("generation failed", exc_info=error)
     return f"{UNEXPECTED} ({type(error).__name__})"
 
@@ -665,7 +668,8 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     estimated.then(None, js=tell_desk)
     announced_and_file = [page.announced, page.file]
     # several files may be requested at once
-    every: dict[str, Any] = {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
+    # nor do they wait for the bands in the queue, which may be full
+    every: dict[str, Any] = {"queue": False, "trigger_mode": "multiple", **QUIET}
     for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
         written = part.submit(showing_errors(action, ""), [part, *others], announced_and_file, **every)
         written.then(None, page.file, None, js=DOWNLOAD)
@@ -719,6 +723,8 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
         full = ticket not in BEGUN and len(blocks._queue) >= QUEUE_SIZE
         if full and ticket not in CANCELLED:
             return [announcement(WAITS), *BUSY, again]
+        if ticket in CANCELLED:
+            return [gr.skip(), *IDLE, ""]
         return [announcement(UNEXPECTED, "alert"), *IDLE, ""]
 
     for button, request in ((page.run, song_request), (page.remake, remake_request)):

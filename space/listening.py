@@ -67,11 +67,11 @@ def listen(
     Raises:
         ValueError: says what cannot be used.
     """
-    recording = read_recording(vocal, seconds)
-    rate = recording.sampling_rate
-    plain = audio.with_channels(recording.samples, 1)
-    samples = audio.turned_up(plain, rate)
     with LISTENING:
+        recording = read_recording(vocal, seconds)
+        rate = recording.sampling_rate
+        plain = audio.with_channels(recording.samples, 1)
+        samples = audio.turned_up(plain, rate)
         sheet, unsure, pitch = estimate(model, samples, rate, known, metre)
     # JSON has no NaN
     pitch_line = [None if np.isnan(note) else round(float(note), 2) for note in pitch[:: FRAME_RATE // LINE_RATE]]

@@ -9,6 +9,7 @@ import json
 import re
 import tempfile
 import zipfile
+import zlib
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,20 @@ from hafm_hf import audio
 from listening import uploaded
 from parts import EXAMPLES
 from songs import MAX_SECONDS, read_vocal
-from takes import ABOUT, JOBS, Job, read_job
+from takes import ABOUT, JOBS, PIECE, Job, read_job
 
-# Limit of a project's uncompressed size, in bytes.
+# Limit of what is unpacked of a project, in bytes, its sounds as WAV.
 MOST_BYTES = 1 << 30
+# The methods of compression that are unpacked piece by piece: others may make gigabytes of a few bytes at once.
+COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Limit of a take's length: that of a voice, with intro and outro.
+LONGEST_TAKE_SECONDS = 2 * MAX_SECONDS + 60
 # Lowest rate (Hz) of files that are made of pieces.
 LEAST_RATE = 44_100
+
+
+class TooLargeError(ValueError):
+    """A project is too large to be unpacked; the message says so to the user."""
 
 
 def write_project(jobs: list[Job], state: Any) -> Path:
@@ -43,7 +52,7 @@ def write_project(jobs: list[Job], state: Any) -> Path:
     """
     voice = uploaded(state.get("path") if isinstance(state, dict) else None, EXAMPLES)
     path = Path(tempfile.mkdtemp(dir=JOBS)) / f"{voice.stem}_project.zip"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive, tempfile.TemporaryDirectory(dir=JOBS) as temporary:
         archive.writestr("project.json", json.dumps({**state, "path": voice.name}))
         archive.write(voice, voice.name)
         for job in jobs:
@@ -53,7 +62,7 @@ def write_project(jobs: list[Job], state: Any) -> Path:
                 archive.write(about, f"{job.folder.name}/{ABOUT}")
                 for file in job.sounds():
                     # as WAV, two takes of a long song would be more than can be uploaded
-                    packed = file.with_suffix(".flac")
+                    packed = Path(temporary, file.with_suffix(".flac").name)
                     soundfile.write(packed, *soundfile.read(file, dtype="int16"))
                     archive.write(packed, f"{job.folder.name}/{packed.name}")
     return path
@@ -72,8 +81,10 @@ def read_project(path: Path) -> dict[str, Any]:
     folders: dict[str, Path] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
-                raise ValueError(f"{path.name} is too large.")
+            unpacked_bytes = sum(member.file_size for member in archive.infolist())
+            check_size(path, unpacked_bytes)
+            if any(member.compress_type not in COMPRESSION for member in archive.infolist()):
+                raise ValueError(f"{path.name} is compressed in another way than projects are.")
             state = json.loads(archive.read("project.json"))
             for member in archive.namelist():
                 folder, _, name = member.rpartition("/")
@@ -84,17 +95,43 @@ def read_project(path: Path) -> dict[str, Any]:
                     folders[folder] = Path(tempfile.mkdtemp(dir=JOBS))
                 file = folders[folder] / name
                 file.write_bytes(archive.read(member))
-                # takes are read as WAV
-                if folder and file.suffix == ".flac":
-                    soundfile.write(file.with_suffix(".wav"), *soundfile.read(file, dtype="int16"))
+                # takes are read as WAV, pieces of them as they are
+                if folder and file.suffix == ".flac" and not PIECE.match(name):
+                    decoded = file.with_suffix(".wav")
+                    soundfile.write(decoded, *read_sound(file, dtype="int16"))
+                    unpacked_bytes += decoded.stat().st_size
+                    check_size(path, unpacked_bytes)
         voice = folders[""] / Path(state["path"]).name
         for folder_here in folders.values():
             job = read_job(folder_here.name, str(voice))
             if job is not None and not job.path("instrumental").exists() and any(folder_here.glob("[0-9]*_*")):
                 write_sounds(job)
         return {**state, **_renamed(state, {name: folder.name for name, folder in folders.items()}), "path": voice}
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except TooLargeError:
+        raise
+    except (
+        AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error
+    ) as error:  # fmt: skip
         raise ValueError(f"{path.name} is not a project of this page, or a part of it is missing.") from error
+
+
+def check_size(path: Path, unpacked_bytes: int) -> None:
+    """Raises TooLargeError if what is unpacked of a project is more than MOST_BYTES."""
+    if unpacked_bytes > MOST_BYTES:
+        raise TooLargeError(f"{path.name} is too large: unpacked, it has over {MOST_BYTES >> 20} MB.")
+
+
+def read_sound(path: Path, **options: Any) -> tuple[np.ndarray, int]:
+    """Reads a sound of a project with `soundfile.read` and its options: [N] or [N, 2], and the rate in Hz.
+
+    Raises:
+        ValueError: it is longer, or has more channels, than any that this page writes.
+    """
+    about = soundfile.info(path)
+    if about.duration > LONGEST_TAKE_SECONDS or about.channels > 2:
+        raise ValueError(f"{path.name} has {about.channels} channels and {about.duration:.0f} s.")
+    samples, rate = soundfile.read(path, **options)
+    return samples, rate
 
 
 def _renamed(state: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
@@ -130,7 +167,7 @@ def write_sounds(job: Job) -> None:
     band = {}
     for channel, part in job.channels.items():
         if channel != "voice":
-            sounds = [soundfile.read(path, dtype="float32") for path in sorted(job.folder.glob(f"[0-9]*_{channel}.*"))]
+            sounds = [read_sound(path, dtype="float32") for path in sorted(job.folder.glob(f"[0-9]*_{channel}.*"))]
             joined = np.concatenate([samples for samples, _ in sounds])
             band[part] = gain * audio.resample(joined, sounds[0][1], rate)
     instrumental = reduce(np.add, band.values())

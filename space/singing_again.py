@@ -12,7 +12,7 @@ import numpy as np
 from hafm_hf import audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from songs import read_vocal
-from takes import JOBS, Job, read_job
+from takes import JOBS, PIECE, Job, read_job
 
 
 def with_new_voice(state: dict[str, Any], voice: Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def sung_again(job: Job, voice: Path) -> Job:
     vocal[start : start + count] = sung[:count]
     folder = Path(tempfile.mkdtemp(dir=JOBS))
     # what the page plays, and the lossless files; a mix or zip would have the old voice
-    pieces = [path for path in job.folder.iterdir() if path.suffix in (".opus", ".flac")]
+    pieces = [path for path in job.folder.iterdir() if PIECE.match(path.name)]
     _, *of_band = job.sounds()
     for path in {*of_band, *pieces}:
         os.link(path, folder / path.name)

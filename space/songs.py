@@ -36,6 +36,7 @@ except ImportError:  # not on ZeroGPU
 logger = transformers.utils.logging.get_logger("hafm_space")
 
 BUNDLED = "hafm-tiny (bundled)"
+LOADING = threading.Lock()
 MAX_SECONDS = float(setting("MAX_SECONDS", "240"))
 GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 # The models that the page offers; the first is the default.
@@ -218,13 +219,20 @@ def read_recording(path: str | None, seconds: float | None) -> audio.Recording:
     return recording
 
 
-@lru_cache(maxsize=2)
 def load_pipeline(model: str) -> Any:
     """Loads the pipeline of an offered model or hafm-tiny; the two that were used last are kept.
 
     Raises:
         ValueError: the model is not offered, or cannot be loaded.
     """
+    # two first users must not load it twice
+    with LOADING:
+        return _loaded_pipeline(model)
+
+
+@lru_cache(maxsize=2)
+def _loaded_pipeline(model: str) -> Any:
+    """See `load_pipeline`."""
     if model not in (*OFFERED, BUNDLED_MODEL.name):
         raise ValueError(f"There is no model {model!r}; choose one of {', '.join(OFFERED)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -22,11 +22,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import filelock
 import numpy as np
 import soundfile
 
 from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE, MixOptions
+from hafm_hf.atomic_files import replacing
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from opus_pieces import RATE as OPUS_RATE
@@ -41,7 +43,11 @@ def setting(name: str, default: str) -> str:
 KEEP_SECONDS = float(setting("KEEP_SECONDS", "3600"))
 FORMATS = tuple(audio.FILE_FORMATS)
 # Everything that this process writes is below it, including uploads; files older than KEEP_SECONDS are removed.
-JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
+FOLDER_PREFIX = "hafm_space_"
+JOBS = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+# Who holds the lock of such a folder uses it.
+LOCK_FILE = ".lock"
+LOCK = filelock.FileLock(JOBS / LOCK_FILE)
 os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
 atexit.register(shutil.rmtree, JOBS, ignore_errors=True)
 # Metadata of a job, next to its audio files.
@@ -56,6 +62,8 @@ ROUNDING = 1e-6
 STORED_SEED = 1
 # Length of the pieces in which a band is sent to the page, unless less of it has been generated.
 PIECE_SECONDS = 10.0
+# The name of a piece's file: the millisecond at which it begins, and its stem (`Pieces`).
+PIECE = re.compile(r"\d{7,}_[a-z]+\.\w+$")
 EXPIRED = "This take has been removed from the server; generate it again."
 
 
@@ -152,6 +160,8 @@ class Job:
                 sounds[name], rate = self.read(self.channels[name])
             Pieces(self.folder).add(sounds, rate, ends=True)
             self.excess = 0.0
+            if (self.folder / ABOUT).exists():
+                self.save()
         files = {name: self._pieces_of(name) for name in names}
         # `Pieces` begins the names of its files with milliseconds
         begins = [int(path.name.split("_")[0]) / 1000 for path in files[names[0]]]
@@ -290,7 +300,8 @@ def zip_stems(job: Job) -> Path:
     """The path of a zip of all audio files of a job, written on first use."""
     path = job.path("stems", "zip")
     if not path.exists():
-        with zipfile.ZipFile(path, "w") as archive:
+        # two presses of the button write two files, the later of which replaces the other
+        with replacing(path) as content, zipfile.ZipFile(content, "w") as archive:
             for file in job.sounds():
                 archive.write(file, file.name)
     return path
@@ -703,15 +714,25 @@ def sweep(folder: Path, age: float) -> None:
 
 
 def keep_sweeping() -> None:
-    """Starts a thread that deletes what has expired in JOBS, as long as the process lives.
+    """Deletes what killed processes have left, and starts a thread that deletes what has expired in JOBS.
 
     Gradio's own `delete_cache` (6.31) stops for good if a file is added during its scan.
     """
+
+    # released however this process ends
+    LOCK.acquire(timeout=0)
+    for folder in JOBS.parent.glob(f"{FOLDER_PREFIX}*"):
+        with suppress(OSError, filelock.Timeout):  # of another user, or of a process that lives
+            if folder != JOBS and (folder / LOCK_FILE).exists():
+                with filelock.FileLock(folder / LOCK_FILE, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def sweep_forever() -> None:
         """Sweeps four times in KEEP_SECONDS, but at most once a second and at least once a minute."""
         while True:
             time.sleep(min(max(KEEP_SECONDS / 4, 1.0), 60.0))
+            # the lock file itself never expires
+            os.utime(JOBS / LOCK_FILE)
             sweep(JOBS, KEEP_SECONDS)
 
     threading.Thread(target=sweep_forever, name="sweep", daemon=True).start()

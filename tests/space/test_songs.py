@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Space's server side: options, progress, cancelling, and the files of a job."""
 
+import json
 import threading
 import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
@@ -162,6 +164,84 @@ def test_repacked_projects_and_those_of_newer_versions_are_read(voices: Path, tm
     newer, odd = (takes.read_job(name, "song.wav") for name in state["takes"])
     assert newer is not None
     assert (newer.name, newer.seed, odd) == ("_a", 3, None)
+
+
+def kept_project(folder: Path, voice: Path, sounds: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """A project of one take "0123" as a browser has kept it: the voice, and sounds of the take by file name."""
+    about = {"name": "song", "seed": 3, "elapsed": 2, "balance": 1, "stems": [], "excess": 6.0}
+    with zipfile.ZipFile(folder / "kept.zip", "w", compression) as archive:
+        archive.writestr("project.json", json.dumps({"path": "song.wav", "takes": ["0123"]}))
+        archive.write(voice, "song.wav")
+        archive.writestr("0123/job.json", json.dumps(about))
+        for name, content in sounds.items():
+            archive.writestr(f"0123/{name}", content)
+    return folder / "kept.zip"
+
+
+def test_a_band_of_flac_pieces_is_restored_once_and_as_loud_after_another_reload(voices: Path, tmp_path: Path) -> None:
+    # a browser that does not decode Opus has kept FLAC
+    first, second = glide(0.7, 44_100), glide(0.5, 44_100)
+    pieces = {
+        "0000000_band.flac": file_bytes(first, 44_100, format="FLAC"),
+        "0000700_band.flac": file_bytes(second, 44_100, format="FLAC"),
+    }
+    state = projects.read_project(kept_project(tmp_path, voices / "song.wav", pieces))
+    job = takes.read_job(state["takes"][0], str(state["path"]))
+    assert job is not None
+    band, rate = job.read("instrumental")
+    assert (len(band), rate) == (len(first) + len(second), 44_100)
+    expected = np.concatenate([first, second]) * audio.decibels_to_gain(-6.0)
+    np.testing.assert_allclose(band, expected, atol=2 / 2**15)
+    # pieces that are made of the lossless files are as loud as those, now and later
+    job.files_to_play()
+    later = takes.read_job(state["takes"][0], str(state["path"]))
+    assert later is not None
+    assert later.excess == job.excess == 0.0
+
+
+@pytest.mark.fault("projects that would fill memory or disk")
+def test_projects_that_would_fill_memory_or_disk_are_refused(
+    voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voice = voices / "song.wav"
+    with pytest.raises(ValueError, match=r"kept.zip is not a project of this page"):
+        projects.read_project(kept_project(tmp_path, voice, {"song_instrumental.flac": bytes(9)}, zipfile.ZIP_LZMA))
+    hours = file_bytes(np.zeros(2 * 3_600 * 1_000, dtype=np.float32), 1_000, format="FLAC")
+    assert len(hours) < 100_000
+    with pytest.raises(ValueError, match=r"kept.zip is not a project of this page"):
+        projects.read_project(kept_project(tmp_path, voice, {"song_instrumental.flac": hours}))
+    monkeypatch.setattr(projects, "MOST_BYTES", 300_000)
+    minute = file_bytes(np.zeros(60 * 4_000, dtype=np.float32), 4_000, format="FLAC")
+    with pytest.raises(ValueError, match=r"kept.zip is too large: unpacked"):
+        projects.read_project(kept_project(tmp_path, voice, {"song_instrumental.flac": minute}))
+
+
+def test_a_zip_of_stems_that_could_not_be_written_is_not_offered(
+    voices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(request(voices / "song.wav", seconds=1))
+    job.path("instrumental").rename(job.folder / "moved")
+    with pytest.raises(OSError, match="No such file"):
+        takes.zip_stems(job)
+    (job.folder / "moved").rename(job.path("instrumental"))
+    with zipfile.ZipFile(takes.zip_stems(job)) as archive:
+        assert set(archive.namelist()) == {"song_vocal.wav", "song_instrumental.wav"}
+
+
+def test_folders_of_killed_processes_are_deleted_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {name: tmp_path / f"{takes.FOLDER_PREFIX}{name}" for name in ("own", "of_another", "killed")}
+    for folder in folders.values():
+        (folder / "job").mkdir(parents=True)
+        (folder / takes.LOCK_FILE).touch()
+    monkeypatch.setattr(takes, "JOBS", folders["own"])
+    monkeypatch.setattr(takes, "LOCK", filelock.FileLock(folders["own"] / takes.LOCK_FILE))
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    with filelock.FileLock(folders["of_another"] / takes.LOCK_FILE):
+        takes.keep_sweeping()
+    assert {path.name for path in tmp_path.iterdir()} == {folders["own"].name, folders["of_another"].name}
+    takes.LOCK.release()
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")
