@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -68,6 +69,8 @@ CANCELLED: deque[str] = deque(maxlen=1000)
 # Tickets of runs that were told their place in the queue, and how long the last runs took, in seconds.
 QUEUED: deque[str] = deque(maxlen=1000)
 DURATIONS: deque[float] = deque(maxlen=10)
+# Held while the list of a page's takes is changed.
+ADDING = threading.Lock()
 WAITS = "Too many people are waiting. Your band starts automatically as soon as there is a place in the queue."
 # Gradio's HTML: its folder, and its path there.
 GRADIO = str(gr.routes.STATIC_TEMPLATE_LIB)
@@ -232,7 +235,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     running = state.get("running")
     if isinstance(running, dict):
         voice["seed"] = running.get("seed")
-    jobs = [job for job in jobs if job.folder.exists()]  # the others have expired
+    with ADDING:
+        jobs[:] = [job for job in jobs if job.folder.exists()]  # the others have expired
     found: list[Job | None] = []
     if example:
         # only a stored band took no time
@@ -407,7 +411,7 @@ def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], 
     if made is None:
         return [gr.skip()] * 7
     ticket, job = made
-    jobs_before = jobs
+    jobs_before = list(jobs)
     jobs, value = add_takes([job], jobs, mixer)
     dropped_takes = "".join(
         f" Take {old.number} has made room for it; ★ keeps a take." for old in jobs_before if old not in jobs
@@ -466,22 +470,30 @@ def add_takes(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any
 
     Args:
         new: the takes to add; one that the page already has is replaced by its new version.
-        jobs: the takes of the page.
+        jobs: the takes of the page, changed in place: a band may end while a project is being opened, and neither may
+            undo what the other adds.
         mixer: the mixer's value.
 
     Returns:
         [jobs, mixer]; the mixer plays the last new take.
     """
-    for job in new:
-        jobs = [other for other in jobs if other.folder != job.folder]
-        jobs_of_vocal = [other for other in jobs if other.source == job.source]
-        too_many = max(len(jobs_of_vocal) + 1 - MOST_JOBS, 0)
-        jobs_to_drop = not_kept(jobs_of_vocal, mixer)[:too_many]
-        jobs = [other for other in jobs if other not in jobs_to_drop]
-        highest = max((other.number for other in jobs), default=0)
-        jobs = [*jobs, replace(job, number=job.number or highest + 1)]
-        jobs[-1].save()
-    value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": jobs[-1].folder.name, "ask": None}
+    with ADDING:
+        for job in new:
+            others = [other for other in jobs if other.folder != job.folder]
+            jobs_of_vocal = [other for other in others if other.source == job.source]
+            too_many = max(len(jobs_of_vocal) + 1 - MOST_JOBS, 0)
+            jobs_to_drop = not_kept(jobs_of_vocal, mixer)[:too_many]
+            remaining = [other for other in others if other not in jobs_to_drop]
+            highest = max((other.number for other in remaining), default=0)
+            added = replace(job, number=job.number or highest + 1)
+            added.save()
+            jobs[:] = [*remaining, added]
+    # writing what the page plays takes seconds, in which further takes may be added
+    shown: list[Job] = []
+    while shown != jobs:
+        shown = list(jobs)
+        shelf = takes.shelf(shown)
+    value = {**(mixer or {}), "takes": shelf, "chosen": added.folder.name, "ask": None}
     return [jobs, value | {"formats": takes.FORMATS, "play": True}]
 
 

@@ -244,6 +244,27 @@ def test_folders_of_killed_processes_are_deleted_at_the_next_start(
     takes.LOCK.release()
 
 
+def test_a_take_that_is_added_while_another_is_prepared_stays(
+    voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (job_of(request(voices / "song.wav", seconds=1)) for _ in range(2))
+    jobs: list[takes.Job] = []
+    shelf = takes.shelf
+
+    def slowly(shown: list[takes.Job]) -> list[dict[str, object]]:
+        """Meanwhile, a band ends."""
+        if len(jobs) == 1:
+            app.add_takes([second], jobs, None)
+        return shelf(shown)
+
+    monkeypatch.setattr(takes, "shelf", slowly)
+    returned, mixer = app.add_takes([first], jobs, None)
+    assert returned is jobs
+    assert [job.folder for job in jobs] == [first.folder, second.folder]
+    assert [take["id"] for take in mixer["takes"]] == [first.folder.name, second.folder.name]
+    assert [job.number for job in jobs] == [1, 2]
+
+
 @pytest.mark.fault("paths and addresses sent to a Space")
 def test_only_a_takes_own_files_can_be_requested(voices: Path) -> None:
     job = job_of(request(voices / "song.wav", seconds=1))
