@@ -24,7 +24,7 @@ def hafm(*words: object, input: bytes | None = None, check: bool = False) -> Res
 
 
 def said(result: Result) -> str:
-    """The printed text, without the box and line breaks of usage errors."""
+    """The text that a command has printed, without the box and line breaks of usage errors."""
     return " ".join(result.output.replace("│", " ").split())
 
 
@@ -34,7 +34,7 @@ def run_command(words: list[str], folder: Path, processes: int = 1) -> None:
     Args:
         words: `hafm …`, `python recipes/….py …`, or `accelerate launch … recipes/train_stage.py …`, split.
         folder: its working directory.
-        processes: of an `accelerate launch`, overriding its configuration file.
+        processes: how many an `accelerate launch` has, whatever its configuration file says.
     """
     log = folder / "command.log"
     log.unlink(missing_ok=True)

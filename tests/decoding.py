@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both decoding loops by the tokens that a test compares: int64 [B, n], frame by frame with all codebooks."""
+"""Both decoding loops, fed and read as tokens: int64 [batch, tokens], frame by frame with all codebooks."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from hafm_hf.modeling.sampling import RandomNumbers, WindowBatch
 
 
 def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
-    """Random numbers of `count` tokens for each row."""
+    """Random numbers to draw tokens with, other ones for each sequence: float32 [batch, count], above 0, at most 1."""
     return torch.stack([RandomNumbers(seed, variation=row).uniforms(0, count) for row in range(batch)])
 
 
@@ -24,10 +24,14 @@ def batch_of(
     forced: torch.Tensor | None = None,
     conditioning_mask: torch.Tensor | None = None,
 ) -> WindowBatch:
-    """A batch from tokens, of which `steps`, whole frames, are to be generated."""
+    """The decoding loops' input, from tokens in place of codes; `steps` tokens, in whole frames, are to be generated.
+
+    All other arguments are those of `WindowBatch`, tokens being [batch, tokens] instead of [batch, codebooks, frames].
+    """
     books = stage.config.num_codebooks
 
     def codes(tokens: torch.Tensor | None) -> torch.Tensor | None:
+        """Tokens [batch, frames · codebooks] as [batch, codebooks, frames]."""
         return None if tokens is None else tokens.unflatten(1, (-1, books)).transpose(1, 2)
 
     assert steps % books == 0
@@ -37,7 +41,7 @@ def batch_of(
 class TokenDecoder(FastGenerator):
     """The fast loop with settings of its own, which gives tokens and records the guided scores of every step.
 
-    `scores` has float [B·C, V] for each.
+    `scores`: for each step float [batch · codes of a slot, size of the codebook].
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class TokenDecoder(FastGenerator):
         history_free_guidance: float = 0.0,
         compile: bool = False,
     ) -> None:
+        """Takes the stage, and settings that replace those of its generation config."""
         config = stage.decoding_config(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k)
         config.history_free_guidance = history_free_guidance
         super().__init__(stage, config, compile)
@@ -59,6 +64,7 @@ class TokenDecoder(FastGenerator):
         return as_tokens(self.codes(batch_of(self.stage, *args, **kwargs)))
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
+        """Records the scores, then draws tokens from them."""
         self.scores.append(scores.float())
         return super().draw(scores, uniforms)
 

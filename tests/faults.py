@@ -17,6 +17,7 @@ class Tally:
     """Tries of one fault: how many to make, how many were made, what was lost, and a remark for the table."""
 
     def __init__(self, tries: int) -> None:
+        """Takes the number of tries to make."""
         self.tries = tries
         self.made = 0
         self.lost: list[str] = []
@@ -43,17 +44,20 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option `--torture`."""
     parser.addoption("--torture", action="store_true", help="try every fault as often as its marker's `full` says")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Adds to the report of a test marked `fault`: the fault, the test, its tries, losses and measurement."""
     report = yield
     marker = item.get_closest_marker("fault")
     if marker is not None and (report.when == "teardown" or report.failed or report.skipped):
         tally = getattr(item, "funcargs", {}).get("tally")
         tries = 0 if report.skipped else tally.made if isinstance(tally, Tally) else int(report.when != "setup")
         lost = len(tally.lost) if isinstance(tally, Tally) else 0
+        # a failure that no tally has counted is one loss
         if report.failed and not lost:
             tries, lost = (tries, 1) if report.when == "teardown" else (max(tries, 1), 1)
         # a test may be reported more than once: only the last report counts
@@ -76,7 +80,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def fault_rows(reports: list[Any]) -> dict[str, tuple[int, int, str]]:
-    """Tries, losses and measurements of each fault, over all of its tests."""
+    """Tries, losses and measurements of each fault, over all of its tests.
+
+    Args:
+        reports: of all tests; those of other tests are ignored.
+    """
+    # by test: its fault, tries, losses and measurement
     tests: dict[str, list[Any]] = {}
     for report in reports:
         for name, value in getattr(report, "user_properties", ()):

@@ -19,7 +19,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from loopback import Quiet, serving
 
+# the token that may write
 TOKEN = "hf_stand_in"
+# files that go through Git LFS
 LFS_SUFFIXES = (".safetensors", ".parquet", ".flac")
 
 
@@ -45,7 +47,14 @@ class Repository:
 
 @dataclass
 class StandIn:
-    """The hub's contents, and the requests it has received."""
+    """The hub.
+
+    Args:
+        url: its address.
+        repositories: by OWNER/NAME.
+        objects: contents in Git LFS by their SHA-256.
+        requests: the first line of each request it has received.
+    """
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -64,9 +73,11 @@ class Handler(Quiet):
         self.hub.requests.append(format % args)
 
     def do_HEAD(self) -> None:
+        """As `do_GET`; `reply` leaves the body out."""
         self.do_GET()
 
     def do_GET(self) -> None:
+        """Answers with information, a tree or a file of a repository."""
         path = unquote(urlsplit(self.path).path)
         if found := re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             return self._answer_information(found[2], found[3] or "main")
@@ -77,6 +88,7 @@ class Handler(Quiet):
         return self._refuse(404, "EntryNotFound")
 
     def do_POST(self) -> None:
+        """Creates a repository, or carries out a step of a commit; refuses all but validation without the token."""
         content = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else b""
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             content = self._read_chunks()
@@ -96,6 +108,7 @@ class Handler(Quiet):
         return self._refuse(404, "EntryNotFound")
 
     def do_PUT(self) -> None:
+        """Stores an object of Git LFS, if it has the checksum in its address."""
         oid = self.path.rpartition("/")[2]
         content = self.rfile.read(int(self.headers["Content-Length"]))
         if hashlib.sha256(content).hexdigest() != oid:
@@ -104,6 +117,7 @@ class Handler(Quiet):
         return self._answer({})
 
     def _create(self, wanted: dict[str, Any]) -> None:
+        """Creates a repository; answers 409 if it exists."""
         name = "/".join([wanted.get("organization") or "somebody", wanted["name"]])
         exists = name in self.hub.repositories
         prefix = "datasets/" if wanted.get("type") == "dataset" else ""
@@ -112,6 +126,7 @@ class Handler(Quiet):
         self._answer({"url": repository.url}, 409 if exists else 200)
 
     def _preupload(self, repository: Repository, revision: str, content: bytes) -> None:
+        """Says of each file of a coming commit whether it goes through Git LFS."""
         answers = [
             {
                 "path": file["path"],
@@ -123,6 +138,7 @@ class Handler(Quiet):
         self._answer({"files": answers})
 
     def _batch(self, wanted: dict[str, Any]) -> None:
+        """Says where to upload each object of Git LFS that is not stored yet."""
         objects: list[dict[str, Any]] = []
         for each in wanted["objects"]:
             upload = {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{each['oid']}"}}}
@@ -130,6 +146,13 @@ class Handler(Quiet):
         self._answer({"transfer": "basic", "objects": objects})
 
     def _commit(self, repository: Repository, revision: str, content: bytes) -> None:
+        """Adds files to a branch, or to pull request 1 if the address asks for one.
+
+        Args:
+            repository: to commit to.
+            revision: the branch.
+            content: one JSON operation a line: the header with the messages, then files.
+        """
         files = repository.branches[revision]
         if "create_pr=1" in self.path:
             files = repository.branches.setdefault("refs/pr/1", dict(files))
@@ -149,11 +172,13 @@ class Handler(Quiet):
         return self._answer({**commit, "pullRequestUrl": f"{repository.url}/discussions/1"})
 
     def _branch(self, repository: Repository, name: str, content: bytes) -> None:
+        """Creates a branch from main; answers 409 if it exists."""
         exists = name in repository.branches
         repository.branches.setdefault(name, dict(repository.branches["main"]))
         self._answer({}, 409 if exists else 201)
 
     def _answer_information(self, name: str, revision: str) -> None:
+        """Answers with hash, visibility and file names of a repository."""
         repository = self.hub.repositories.get(name)
         files = None if repository is None else repository.files(revision)
         if repository is None or files is None:
@@ -162,6 +187,7 @@ class Handler(Quiet):
         return self._answer({"id": name, "sha": repository.sha, "private": repository.private, "siblings": siblings})
 
     def _answer_tree(self, name: str, revision: str, folder: str) -> None:
+        """Answers with paths, hashes and sizes of the files in a folder, of those in subfolders only if asked."""
         repository = self.hub.repositories.get(name)
         files = None if repository is None else repository.files(revision)
         if files is None:
@@ -175,6 +201,7 @@ class Handler(Quiet):
         return self._answer([{"type": "file", "path": path, **_identity(inside[path])} for path in inside])
 
     def _answer_file(self, name: str, revision: str, path: str) -> None:
+        """Answers with a file."""
         repository = self.hub.repositories.get(name)
         files = None if repository is None else repository.files(revision)
         if repository is None or files is None:
@@ -185,12 +212,15 @@ class Handler(Quiet):
         return self.reply(200, files[path], {**etag, "Content-Type": "application/octet-stream"})
 
     def _answer(self, content: Any, status: int = 200) -> None:
+        """Answers with JSON."""
         self.reply(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        """Answers with an error, whose code huggingface_hub turns into an exception."""
         self.reply(status, b"{}", {"X-Error-Code": code, "Content-Type": "application/json", **(headers or {})})
 
     def _read_chunks(self) -> bytes:
+        """The body of a request in chunked transfer encoding."""
         content = b""
         while size := int(self.rfile.readline(), 16):
             content += self.rfile.read(size)
@@ -200,6 +230,7 @@ class Handler(Quiet):
 
 
 def _identity(content: bytes) -> dict[str, Any]:
+    """Git's hash of a file's contents, and its size in bytes."""
     return {"oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), "size": len(content)}
 
 

@@ -7,14 +7,16 @@ from numpy.typing import NDArray
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 
+# pitch classes of C, A minor, F and G, the root first
 CHORDS = ((0, 4, 7), (9, 0, 4), (5, 9, 0), (7, 11, 2))
 PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+# seconds, on average, at the usual tempo
 BEAT = 0.5
 Samples = NDArray[np.float32]
 
 
 def tone(semitone: float, seconds: float, harmonics: int = 4) -> NDArray[np.float64]:
-    """A decaying tone, `semitone` above middle C."""
+    """A decaying tone, `semitone` semitones above middle C: float64 [N] at `RATE`."""
     time = np.arange(round(seconds * RATE)) / RATE
     phase = 2 * np.pi * 261.63 * 2 ** (semitone / 12) * time
     waves = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, harmonics + 1))
@@ -24,14 +26,21 @@ def tone(semitone: float, seconds: float, harmonics: int = 4) -> NDArray[np.floa
 
 
 def song(seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0) -> tuple[Samples, Samples]:
-    """A voice and its band (float32 [N] each, at 16 kHz): chords on irregular beats, and a voice on their tones."""
+    """A voice and its band (float32 [N] each, at 16 kHz): chords on irregular beats, and a voice on their tones.
+
+    Args:
+        seed: of key, chords, beats and melody.
+        seconds: length.
+        transpose: semitones by which all is moved.
+        tempo: factor of the speed.
+    """
     return given_song(seed, seconds, transpose, tempo)[:2]
 
 
 def given_song(
     seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0
 ) -> tuple[Samples, Samples, LeadSheet]:
-    """The same with the lead sheet: its beats, and one chord per beat."""
+    """Voice and band as `song` makes them, and their lead sheet: the beats, and one chord per beat."""
     generator = np.random.default_rng(seed)
     key = int(generator.integers(12)) + transpose
     size = round(seconds * RATE)

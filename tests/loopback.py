@@ -15,7 +15,7 @@ class Quiet(BaseHTTPRequestHandler):
         """Logs nothing."""
 
     def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        """Sends a complete response, without its body to HEAD."""
+        """Sends a complete response; to a HEAD request, without its body."""
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)

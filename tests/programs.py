@@ -55,6 +55,7 @@ class ForkedWork:
     """
 
     def __init__(self, function: Callable[..., object], *arguments: Any, log: Path, out: Path | None = None) -> None:
+        """Starts the process."""
         start_fork_server()
         self.log = log
         context = multiprocessing.get_context("forkserver")
@@ -63,7 +64,11 @@ class ForkedWork:
         self.pid = self.process.pid or 0
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Exit code, or None while it runs."""
+        """Waits for the end, for at most `timeout` seconds (None: without a limit).
+
+        Returns:
+            the exit code, or None if it still runs.
+        """
         self.process.join(timeout)
         return self.process.exitcode
 
@@ -81,7 +86,7 @@ class ForkedWork:
         self.process.join()
 
     def said(self) -> list[str]:
-        """Error lines of a command in the log."""
+        """The messages of a command in the log, each from "hafm: " to the end of its line."""
         lines = self.log.read_text(errors="replace").splitlines()
         # perhaps after an unfinished progress bar on the same line
         return [line[line.index("hafm: ") :] for line in lines if "hafm: " in line]
@@ -103,8 +108,10 @@ class Program(ForkedWork):
     def __init__(
         self, words: list[Any], out: Path, err: Path, env: dict[str, str] | None = None, cwd: Path | None = None
     ) -> None:
+        """Starts the program."""
         environment = dict(os.environ if env is None else env)
-        for name in {name for name, _ in os.environ.items() ^ environment.items()} - READ_WHEN_USED:
+        changed = {name for name, _ in os.environ.items() ^ environment.items()}
+        for name in changed - READ_WHEN_USED:
             if name.startswith(READ_AT_IMPORT):
                 raise ValueError(f"{name} is read at import; ask for fresh=True.")
         super().__init__(_become, list(map(str, words)), environment, cwd or Path.cwd(), log=err, out=out)
@@ -144,7 +151,7 @@ def run_program(
 
 
 def until(met: Callable[[], object], seconds: float = 300.0, pause: float = 0.01) -> bool:
-    """Waits until a condition holds, and returns whether it did in time."""
+    """Waits until a condition holds, for at most `seconds`, asking every `pause` seconds; returns whether it does."""
     deadline = time.monotonic() + seconds
     while not met() and time.monotonic() < deadline:
         time.sleep(pause)
@@ -160,11 +167,11 @@ def hafm(words: list[str]) -> None:
 
 
 def unread_hafm(words: list[str]) -> None:
-    """The command line with nobody who reads what it prints, as after `| head`."""
+    """The command line when nobody reads what it prints, as after `| head`; a function for `ForkedWork`."""
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(writer, 1)
-    # the object of the file that it was before would try to seek
+    # the old object belongs to a file, and would try to seek in the pipe
     sys.stdout = open(1, "w", closefd=False)
     hafm(words)
 

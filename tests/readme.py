@@ -46,7 +46,9 @@ def blocks(document: str) -> list[Block]:
         language, mark, content = match.groups()
         if mark not in ("", "check"):
             raise ValueError(f"{document}: ```{language} {mark} is neither run nor checked.")
-        headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text[: match.start()], flags=re.M | re.S), re.M)
+        # without earlier code blocks, whose comments begin with # too
+        prose = re.sub(r"^```.*?^```", "", text[: match.start()], flags=re.MULTILINE | re.DOTALL)
+        headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
         if language:
             run = not mark and document not in CHECKED_ONLY
             heading = headings[-1] if headings else ""

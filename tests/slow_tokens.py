@@ -6,6 +6,7 @@ import torch
 from hafm_hf import HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig, HAFMSemanticTokenizerModel
 from tiny_models import CLUSTERS, CODES, tiny_codec, tiny_hubert, tiny_stage
 
+# frames per second
 SEMANTIC_RATE, ACOUSTIC_RATE = 2, 3
 
 
@@ -15,6 +16,7 @@ def slow_token_composite() -> HAFMForVocalAccompaniment:
     So a test can generate a long song of few tokens.
     """
     torch.manual_seed(0)
+    # their product is 8,000: two frames a second at 16 kHz
     strides = (5, 5, 5, 4, 4, 4)
     hubert = tiny_hubert(conv_dim=(4,) * len(strides), conv_stride=strides, conv_kernel=strides)
     tokenizer = HAFMSemanticTokenizerModel(
@@ -22,6 +24,7 @@ def slow_token_composite() -> HAFMForVocalAccompaniment:
     ).eval()
     tokenizer.centroids.normal_()
     bits = (CODES - 1).bit_length()
+    # kbps of 4 and of 8 codebooks; the product of the ratios is 8,000, three frames a second at 24 kHz
     bandwidths = [count * ACOUSTIC_RATE * bits / 1000 for count in (4, 8)]
     codec = tiny_codec(upsampling_ratios=[20, 20, 20], target_bandwidths=bandwidths)
     rates = {

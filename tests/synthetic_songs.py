@@ -11,12 +11,20 @@ ROOTS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
 def tone(pitch: float, time: np.ndarray, partials: int) -> np.ndarray:
+    """A tone of a MIDI pitch at the given seconds (float64 [N]), with its first `partials`: float64 [N]."""
     frequency = 440 * 2 ** ((pitch - 69) / 12)
     return np.sum([np.sin(2 * np.pi * frequency * k * time) / k for k in range(1, partials + 1)], axis=0)
 
 
 def write_song(folder: Path, sampling_rate: int, seconds: float, seed: int) -> None:
-    """Writes half-second notes over one-second major chords, with a click on each beat."""
+    """Writes a song of a note and a click every half second over major chords of a second each.
+
+    Args:
+        folder: for vocal.flac, instrumental.flac and labels.json.
+        sampling_rate: of the files, in Hz.
+        seconds: length.
+        seed: of notes and chords.
+    """
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * sampling_rate)) / sampling_rate
     vocal = np.zeros_like(time)

@@ -25,7 +25,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture
 def closed_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders can't be opened, as on Windows, and as where one may put files but not look."""
+    """Folders can't be opened, as on Windows, or where one may write into a folder but not list it."""
     real = os.open
 
     def refusing(path: Any, flags: int, *more: Any, **how: Any) -> int:
@@ -59,7 +59,9 @@ def test_a_rename_that_cannot_be_synced_is_an_error(tmp_path: Path, monkeypatch:
         atomic_files.write_json(tmp_path / "song.json", {})
 
 
-def test_a_name_is_measured_as_the_system_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_names_length_is_in_bytes_on_unix_and_in_utf16_units_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wide = tmp_path / f"{'歌' * 100}.wav"
     assert atomic_files.too_long(wide).endswith("has 304 bytes, and 255 is the longest name here")
     monkeypatch.setattr(atomic_files, "ON_WINDOWS", True)
@@ -88,7 +90,7 @@ def test_names_are_cut_between_characters(text: str, most: int, short: str) -> N
         ("song.wav", "song", "song"),
     ],
 )
-def test_names_from_elsewhere_become_possible_ones(
+def test_song_names_from_urls_avoid_what_windows_forbids_in_names(
     url: str, name: str, on_windows: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert vocal_name(url) == name
@@ -128,9 +130,11 @@ def test_text_is_read_and_written_as_utf8_on_every_system() -> None:
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            # open(path, mode)
             binary = any(isinstance(word, ast.Constant) and "b" in str(word.value) for word in node.args[1:2])
             opens = isinstance(node.func, ast.Name) and name == "open" and not binary
             named = any(word.arg == "encoding" for word in node.keywords)
+            # read_text's first argument is the encoding
             named |= name == "read_text" and bool(node.args)
             if (opens or name in ("read_text", "write_text")) and not named:
                 without.append(f"{path.name}:{node.lineno}")

@@ -37,7 +37,7 @@ def run(script: str) -> str:
     return result.stdout
 
 
-def test_the_command_line_starts_without_torch() -> None:
+def test_the_command_line_starts_without_torch_within_one_and_a_half_processor_seconds() -> None:
     script = """
 import sys, time
 began = time.process_time()
@@ -48,7 +48,9 @@ print(time.process_time() - began)
 assert not {"torch", "transformers"} & set(sys.modules)
 """
     command = [sys.executable, "-c", script]
-    assert min(float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout) for _ in range(3)) < 1.5
+    # processor seconds
+    times = [float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout) for _ in range(3)]
+    assert min(times) < 1.5
 
 
 def test_dir_shows_only_public_names() -> None:
@@ -70,6 +72,7 @@ def test_everything_is_registered_whatever_is_imported_first(first: str) -> None
 
 def test_names_for_type_checkers_match_those_at_run_time() -> None:
     tree = ast.parse(Path(hafm_hf.__file__).read_text())
+    # if TYPE_CHECKING
     block = next(node for node in tree.body if isinstance(node, ast.If))
     nodes = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     imports = {alias.name: node.module for node in nodes for alias in node.names}

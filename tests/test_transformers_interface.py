@@ -10,7 +10,7 @@ import transformers
 from transformers.generation import GenerationMixin
 from transformers.pipelines import Pipeline
 
-# overridden, called or read
+# private names of transformers' classes that the package overrides, calls or reads
 PRIVATE: dict[type, tuple[str, ...]] = {
     GenerationMixin: (
         *"_expand_inputs_for_generation _get_logits_processor _prepare_cache_for_generation".split(),
@@ -28,7 +28,7 @@ PRIVATE: dict[type, tuple[str, ...]] = {
     ),
     transformers.PreTrainedConfig: ("_attn_implementation",),
 }
-# importable, but undocumented
+# names of transformers' modules that the package imports, though they are undocumented
 INTERNAL = {
     "transformers.configuration_utils": ("SubConfigSpec",),
     "transformers.generation.configuration_utils": ("GenerationMode",),
@@ -56,17 +56,21 @@ def test_the_private_and_internal_names_exist() -> None:
 
 def test_every_overridden_private_name_is_listed() -> None:
     named = {name for names in PRIVATE.values() for name in names}
-    overridden = {
-        name
-        for module in map(importlib.import_module, modules())
-        for each in vars(module).values()
-        if inspect.isclass(each) and each.__module__ == module.__name__
-        for name in vars(each)
-        if name.startswith("_") and not name.startswith("__") and name != "_abc_impl"
-        if any(base.__module__.startswith("transformers.") and name in vars(base) for base in each.__mro__[1:])
-    }
+    overridden: set[str] = set()
+    for module in map(importlib.import_module, modules()):
+        for each in vars(module).values():
+            # not those that the module has imported
+            if inspect.isclass(each) and each.__module__ == module.__name__:
+                overridden |= overridden_by(each)
     assert "_sanitize_parameters" in overridden
     assert overridden <= named
+
+
+def overridden_by(our_class: type) -> set[str]:
+    """Private names of a class that it overrides of one of transformers' classes."""
+    bases = [base for base in our_class.__mro__[1:] if base.__module__.startswith("transformers.")]
+    private = [name for name in vars(our_class) if name.startswith("_") and not name.startswith("__")]
+    return {name for name in private if name != "_abc_impl" and any(name in vars(base) for base in bases)}
 
 
 def modules() -> list[str]:

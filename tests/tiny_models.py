@@ -15,6 +15,7 @@ from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES
 from hafm_hf.listening.encoder import HAFMEncoderOutput
 from vocals import glide
 
+# semantic tokens, and codes of a codebook
 CLUSTERS = 13
 CODES = 16
 SIZES = {
@@ -38,7 +39,7 @@ VOCABULARIES: dict[str, dict] = {
 
 
 def tiny_stage(name: str, seed: int = 0, **options: Any) -> Any:
-    """A stage with random weights, in evaluation mode."""
+    """The stage "semantic", "coarse" or "fine" with random weights, in evaluation mode; `options`: of its config."""
     config_class, model_class = STAGES[name]
     torch.manual_seed(seed)
     return model_class(config_class(**{**SIZES, **VOCABULARIES[name], **options})).eval()
@@ -78,21 +79,24 @@ def tiny_semantic_tokenizer(seed: int = 0) -> hafm_hf.HAFMSemanticTokenizerModel
 
 
 def sounds(rate: int = 16_000) -> torch.Tensor:
-    """Half a second each of a glide, noise and silence: float32 [N]."""
+    """Half a second each of a glide, noise and silence: float32 [N] at `rate` Hz."""
     noise = 0.1 * torch.randn(rate // 2, generator=torch.Generator().manual_seed(0))
     return torch.cat([torch.from_numpy(glide(0.5, rate)), noise, torch.zeros(rate // 2)])
 
 
 def evenly(features: torch.Tensor) -> torch.Tensor:
-    """Evenly spaced rows of features (float [T, D]): float [CLUSTERS, D]."""
+    """Features (float [frames, width]) at evenly spaced frames: float [CLUSTERS, width]."""
     return features[torch.linspace(0, len(features) - 1, CLUSTERS).long()]
 
 
 def tiny_rhythmic_tokenizer(seed: int = 0) -> hafm_hf.HAFMSemanticTokenizerModel:
     """A tokenizer with separate clusters for vocals, in a projection extended by the position in the beat."""
     config = copy.deepcopy(tiny_semantic_tokenizer(seed).config)
-    config.separate_centroids, config.vocal_projection_size = True, 5
-    config.rhythm_channels, config.rhythm_layers, config.beat_line = 7, 2, True
+    config.separate_centroids = True
+    config.vocal_projection_size = 5
+    config.rhythm_channels = 7
+    config.rhythm_layers = 2
+    config.beat_line = True
     tokenizer = hafm_hf.HAFMSemanticTokenizerModel(config).eval()
     tokenizer.vocal_projection.normal_()
     # weighs no more than the features, so that tokens depend on both
@@ -203,18 +207,35 @@ def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> hafm_
 def encoded(
     model: hafm_hf.HAFMForVocalAccompaniment, vocal: Any, rate: int, given: Any = None, **how: Any
 ) -> HAFMEncoderOutput:
-    """What the encoder of a composite returns for a vocal (float [N] at `rate` Hz)."""
-    (heard,) = model.feature_extractor().vocals(vocal, rate)
-    return model.encoder(heard, given, **how)
+    """What the encoder of a composite returns for a vocal.
+
+    Args:
+        model: the composite.
+        vocal (float [N] at `rate` Hz): the voice.
+        rate: in Hz.
+        given: lead sheet; None: there is none.
+        how: further arguments of the encoder.
+    """
+    (extracted,) = model.feature_extractor().vocals(vocal, rate)
+    return model.encoder(extracted, given, **how)
 
 
 @contextmanager
 def first_read(model: hafm_hf.HAFMForVocalAccompaniment, embedding: str) -> Iterator[dict[str, torch.Tensor]]:
-    """The first input of one of each stage's embeddings, transposed, by stage."""
+    """Records what each stage reads during the block: the first input of one of its embeddings.
+
+    Args:
+        model: the composite.
+        embedding: attribute of each stage's `model`.
+
+    Yields:
+        by stage, the ids of the first sequence of the batch, transposed, once the stage has run.
+    """
     read: dict[str, torch.Tensor] = {}
     tables = {name: getattr(getattr(model, name).model, embedding) for name in ("semantic", "coarse", "fine")}
 
     def keep(name: str, _: torch.nn.Module, args: Any) -> None:
+        """Keeps a stage's first input."""
         read.setdefault(name, args[0][0].t())
 
     hooks = [table.register_forward_pre_hook(partial(keep, name)) for name, table in tables.items()]

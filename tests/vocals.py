@@ -13,7 +13,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "vocal.wav"
 
 
 def glide(seconds: float = 1.2, rate: int = CODEC_RATE, amplitude: float = 0.4) -> np.ndarray:
-    """float32 [seconds * rate]: a tone with vibrato that rises from 220 to 440 Hz."""
+    """A tone with vibrato that rises from 220 to 440 Hz: float32 [seconds · rate]."""
     time = np.arange(round(seconds * rate)) / rate
     glide_hertz = 220.0 * 2.0 ** (time / max(seconds, 1e-6))
     vibrato = 1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time)
@@ -22,7 +22,12 @@ def glide(seconds: float = 1.2, rate: int = CODEC_RATE, amplitude: float = 0.4) 
 
 
 def file_bytes(samples: np.ndarray, rate: int = CODEC_RATE, **format_options: Any) -> bytes:
-    """`samples` ([N] or [N, C]) encoded as an audio file, by default WAV."""
+    """Samples (float [N] or [N, channels] at `rate` Hz) as an audio file, by default WAV.
+
+    Args:
+        samples, rate: the sound.
+        format_options: `format`, `subtype` and other options of soundfile.write.
+    """
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, **{"format": "WAV", **format_options})
     return buffer.getvalue()

@@ -19,6 +19,7 @@ from conformance.upstream import ConfigTester, GenerationStandIn, ModelTesterMix
 from hafm_hf.tokenizers.pitch_contour import TIME_FEATURES
 from tiny_models import SIZES, STAGES, VOCABULARIES
 
+# sequences, and frames of each
 BATCH, FRAMES = 3, 6
 
 
@@ -42,6 +43,7 @@ class StageTester:
     batch_size = BATCH
 
     def __init__(self, name: str, config_class: Any, model_class: Any, options: dict[str, Any]) -> None:
+        """Takes the stage's name and classes, and options of its configuration."""
         self.name, self.config_class, self.causal_lm_class = name, config_class, model_class
         self.options = options
         config = self.get_config()
@@ -50,7 +52,7 @@ class StageTester:
         self.seq_length = config.num_conditioning_sources * FRAMES + self.tokens
 
     def get_config(self) -> Any:
-        """Without dropout, so that two passes in training mode agree."""
+        """A tiny configuration without dropout, so that two passes in training mode agree."""
         return self.config_class(
             **{
                 **SIZES,
@@ -62,7 +64,7 @@ class StageTester:
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
-        """A batch of ids."""
+        """The configuration, and random token and conditioning ids."""
         config = self.get_config()
         generator = torch.Generator().manual_seed(1)
         shape = (BATCH, config.num_conditioning_streams, FRAMES)
@@ -102,6 +104,7 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
         ConfigTester(self, config_class=self.config_class, **sizes).run_common_tests()
 
     def _prepare_for_class(self, inputs_dict: Any, model_class: Any, return_labels: bool = False) -> Any:
+        """A copy of the inputs, if wanted with the tokens as labels."""
         inputs = copy.deepcopy(inputs_dict)
         if return_labels:
             inputs["labels"] = inputs["input_ids"].clone()
@@ -119,9 +122,12 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
         return {"input_ids": shifted, "labels": labels, "conditioning_ids": conditioning}
 
     def _get_trainable_model_class(self) -> Any:
+        """The model class of the mixin's training test, which then generates with `generate(inputs)`."""
         conditioning = self.model_tester.prepare_config_and_inputs_for_common()[1]["conditioning_ids"][:1]
 
         class Conditioned(self.model_class):  # type: ignore[name-defined]
+            """The stage with fixed conditioning."""
+
             def generate(self, inputs: torch.Tensor, **options: Any) -> Any:
                 """Generates with the conditioning of the training batch, which the mixin does not pass."""
                 return super().generate(inputs, conditioning_ids=conditioning, guidance_scale=1.0, **options)
@@ -161,6 +167,7 @@ class PartTester:
     batch_size = BATCH
 
     def __init__(self, config: Any, inputs: dict[str, torch.Tensor], **sizes: int) -> None:
+        """Takes the configuration, inputs of the forward pass, and sizes that the mixin reads as attributes."""
         self.config, self.inputs = config, inputs
         vars(self).update(sizes)
 
@@ -204,11 +211,13 @@ class ClusteredTokenizer(hafm_hf.HAFMSemanticTokenizerModel):
     """A tokenizer that is initialised with centroids, without which it has no tokens."""
 
     def __init__(self, config: hafm_hf.HAFMSemanticTokenizerConfig) -> None:
+        """Initialises the centroids too."""
         super().__init__(config)
         self._init_weights(self)
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
+        """Initialises a module; of the whole tokenizer, the centroids, to different values from −1 to 1."""
         super()._init_weights(module)
         if module is self:
             init.copy_(self.centroids, torch.linspace(-1, 1, self.centroids.numel()).view_as(self.centroids))
@@ -221,7 +230,7 @@ class SemanticTokenizerTest(PartCase, Reasoned):
     config_arguments = {"num_clusters": 7, "layer": 2, "noise_std": 0.5}
 
     def tester(self) -> PartTester:
-        """Half a second of noise."""
+        """Half a second of noise at 16 kHz, which is 25 frames."""
         config = tiny_models.tiny_semantic_tokenizer().config
         inputs = {"input_values": 0.1 * torch.randn(BATCH, 8000, generator=torch.Generator().manual_seed(0))}
         sizes = {"num_hidden_layers": config.layer, "hidden_size": config.hubert_config.hidden_size, "seq_length": 25}
@@ -252,7 +261,7 @@ class SeparatorTest(PartCase, Reasoned):
     config_arguments = {"channels": 7, "num_layers": 2}
 
     def tester(self) -> PartTester:
-        """An eighth of a second of noise."""
+        """An eighth of a second of noise at 24 kHz."""
         inputs = {"input_values": 0.1 * torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(0))}
         return PartTester(tiny_models.tiny_separator().config, inputs)
 
@@ -264,6 +273,7 @@ class SpectralCodecTest(PartCase, Reasoned):
     config_arguments = {"encoder_width": 7, "decoder_layers": 2}
 
     def tester(self) -> PartTester:
+        """An eighth of a second of noise at 24 kHz."""
         return PartTester(tiny_models.tiny_spectral_codec().config, {"audio": 0.1 * torch.randn(BATCH, 1, 3000)})
 
 

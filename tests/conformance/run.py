@@ -26,7 +26,7 @@ TESTS = FOLDER / f"transformers-{transformers.__version__}" / "tests"
 
 
 def fetch() -> None:
-    """Downloads the source distribution of the installed transformers, and unpacks its tests."""
+    """Downloads the source distribution of the installed transformers and unpacks its tests, unless they are there."""
     if TESTS.is_dir():
         return
     version = f"transformers=={transformers.__version__}"
@@ -43,6 +43,7 @@ class Results:
     """Collects the outcome of each test."""
 
     def __init__(self) -> None:
+        """Starts with nothing: outcomes counted by class, failures, and skipped tests by reason."""
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         self.failures: list[str] = []
         self.reasons: dict[str, list[str]] = defaultdict(list)
@@ -77,7 +78,7 @@ class Results:
 
 
 def main() -> int:
-    """Returns pytest's exit code: 0 if nothing failed."""
+    """Runs the tests, prints their results, and returns pytest's exit code: 0 if nothing failed."""
     arguments = sys.argv[1:]
     if "--all" in arguments:
         arguments.remove("--all")

@@ -18,6 +18,7 @@ PACKAGE = "transformers_tests"
 
 
 def _package(name: str, **contents: Any) -> None:
+    """Makes an importable module with these contents; that called `PACKAGE` is the folder of the tests."""
     module = types.ModuleType(name)
     module.__path__ = [str(TESTS)] if name == PACKAGE else []
     vars(module).update(contents)
@@ -25,6 +26,7 @@ def _package(name: str, **contents: Any) -> None:
 
 
 def _load(name: str) -> Any:
+    """Imports NAME.py from the tests' folder as a module of `PACKAGE`, and returns it."""
     spec = importlib.util.spec_from_file_location(f"{PACKAGE}.{name}", TESTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

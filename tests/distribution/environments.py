@@ -33,7 +33,7 @@ class Environment:
         return self.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
     def run(self, *command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Runs one of its programs with nothing else on the PATH: no ffmpeg, no compiler."""
+        """Runs one of its programs to its end, within 600 s, with nothing else on the PATH: no ffmpeg, no compiler."""
         words = [str(self.folder / "bin" / str(command[0])), *map(str, command[1:])]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
         own = {"PYTHONNOUSERSITE": "1", "PATH": str(self.folder / "bin")}
@@ -70,6 +70,7 @@ def make_environment(folder: Path, wheel: Path) -> Environment:
 
 def closure(distribution: metadata.Distribution) -> list[str]:
     """Names of a distribution's transitive dependencies on this platform, from the metadata installed here."""
+    # extras by name
     found: dict[str, set[str]] = {}
     open_requirements = wanted(distribution, set())
     while open_requirements:
@@ -88,7 +89,7 @@ def wanted(distribution: metadata.Distribution, extras: set[str]) -> list[Requir
     return [
         each
         for each in requirements
-        if each.marker is None or any(each.marker.evaluate({"extra": e}) for e in ["", *extras])
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ["", *extras])
     ]
 
 

@@ -16,6 +16,7 @@ ADDRESS = "https://git.example.net/music/hafm_hf"
 
 
 def load() -> object:
+    """The module requirements/addresses.py, which is in no package."""
     spec = importlib.util.spec_from_file_location("addresses", SCRIPT)
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
@@ -43,6 +44,7 @@ def archive_of(folder: Path, address: str) -> Path:
 
 
 def fill(archive: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Runs requirements/addresses.py, which unpacks the archive into a folder and prints where."""
     return subprocess.run([sys.executable, SCRIPT, archive, folder, *options], capture_output=True, text=True)
 
 
@@ -64,7 +66,7 @@ def test_a_placeholder_is_refused_unless_it_is_a_draft(tmp_path: Path) -> None:
     assert fill(archive, tmp_path / "source", "--draft").returncode == 0
 
 
-def test_placeholders_stand_nowhere_else() -> None:
+def test_placeholders_stand_only_in_files_that_are_filled() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True).stdout.splitlines()
     if not tracked:
         pytest.skip("not a clone")

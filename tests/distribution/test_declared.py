@@ -37,11 +37,17 @@ installed = lru_cache(packages_distributions)
 
 
 def names(requirements: list[str]) -> set[str]:
+    """Canonical names of the distributions that requirements such as "torch>=2" ask for."""
     return {canonicalize_name(Requirement(text).name) for text in requirements}
 
 
 def imports(node: ast.AST, at_once: bool = True) -> Iterator[tuple[str, bool]]:
-    """Top-level packages that a module imports, and whether it does so when it is imported itself."""
+    """Yields the top-level packages that a module imports, and whether it does so when it is imported itself.
+
+    Args:
+        node: the module's syntax tree, or a part of it.
+        at_once: whether this part is run when the module is imported.
+    """
     if isinstance(node, ast.Import):
         yield from ((alias.name.split(".")[0], at_once) for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -54,7 +60,13 @@ def imports(node: ast.AST, at_once: bool = True) -> Iterator[tuple[str, bool]]:
 
 
 def undeclared(path: Path, eager: set[str], lazy: set[str]) -> list[str]:
-    """Imports of one module that are missing from `eager` (at import time) or `lazy` (later)."""
+    """Imports of one module whose distributions are not declared: "file: package" of each.
+
+    Args:
+        path: the module.
+        eager: distributions that may be imported when the module is.
+        lazy: distributions that may be imported later, in functions.
+    """
     found = []
     for package, at_once in imports(ast.parse(path.read_text())):
         if package in sys.stdlib_module_names or package == "hafm_hf":
@@ -77,6 +89,7 @@ def test_every_import_of_the_package_is_declared() -> None:
 
 
 def locked_versions() -> dict[str, str]:
+    """Versions in requirements/constraints-cpu.txt by canonical name."""
     lines = (REPOSITORY / "requirements" / "constraints-cpu.txt").read_text().splitlines()
     return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
 

@@ -17,7 +17,10 @@ def index() -> Iterator[str]:
     """A server with a page at /whl/cpu/ and nothing else."""
 
     class Handler(Quiet):
+        """Knows one page."""
+
         def do_HEAD(self) -> None:
+            """Answers 200 for that page, 404 for others."""
             self.send_response(200 if self.path == "/whl/cpu/" else 404)
             self.end_headers()
 

@@ -17,6 +17,7 @@ from hafm_hf.cli import app
 from hafm_hf.pretrained.loading import BUNDLED_MODEL
 from programs import REPOSITORY
 
+# generates a song of 1 s from the installed package
 PIPELINE = """
 import soundfile, sys
 import hafm_hf
@@ -25,6 +26,7 @@ song = pipeline("vocal-accompaniment", device="cpu")({vocal!r}, seconds=1.0, ski
 soundfile.write("song.wav", song["mix"], song["sampling_rate"], subtype="FLOAT")
 assert hafm_hf.__file__.startswith(sys.prefix), hafm_hf.__file__
 """
+# runs several commands in one process, and prints their exit codes
 EACH = """
 import sys
 from hafm_hf.cli import main
@@ -48,6 +50,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(dist: Path) -> Path:
+    """The built wheel."""
     return next(dist.glob("*.whl"))
 
 

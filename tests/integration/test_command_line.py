@@ -25,6 +25,10 @@ HAFM = Path(sys.executable).with_name("hafm")
 
 
 def run_hafm(*words: object, check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the `hafm` command to its end, without colours and with more environment variables if given.
+
+    With `check`, it must exit with 0.
+    """
     return run_program([HAFM, *words], os.environ | {"NO_COLOR": "1", "COLUMNS": "200", **environment}, check=check)
 
 
@@ -33,11 +37,12 @@ def test_samples_have_different_styles_which_are_printed(tmp_path: Path) -> None
     said = run_hafm("accompany", EXAMPLE, *words).stdout.strip().rpartition("seed 1, ")[2]
     styles = set(said.split(", "))
     assert len(styles) == 4
-    # the voice counts in four
+    # the voice is in 4/4, so there is no waltz
     assert styles < {"ballad", "folk", "pop", "rock", "soul", "electronic"}
 
 
 def files_in(folder: Path) -> list[str]:
+    """Names in a folder, sorted; none if there is no folder."""
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
@@ -72,7 +77,12 @@ def test_equal_seeds_give_equal_files_and_other_seeds_others(tiny_model: Path, v
 def mixed_run(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, tuple[int, int, int]], Path]:
-    """One run over a missing, a silent and four other vocals; frames, rate and channels of each; its output folder."""
+    """One run over a missing, a silent and four other vocals, with two samples of each.
+
+    Returns:
+        the finished process; by path of an existing vocal, the frames, rate in Hz and channels of its songs; the
+        output folder.
+    """
     folder = tmp_path_factory.mktemp("mixed")
     stereo = np.stack([glide(1.0, 96_000), glide(1.0, 96_000) / 2], axis=1)
     vocals = {
@@ -136,13 +146,13 @@ def test_one_bad_vocal_does_not_stop_the_good_ones(mixed_run: Any) -> None:
 
 
 def bad_vocals(folder: Path) -> dict[str, str]:
-    """Writes bad vocals; returns the error message for each file name."""
-    holed = glide()
-    holed[50] = np.nan
+    """Writes bad vocals into a folder; returns what the error message says, by file name."""
+    with_nan = glide()
+    with_nan[50] = np.nan
     (folder / "short.wav").write_bytes(file_bytes(glide(0.3)))
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("A poem.\n" * 99)
-    (folder / "nan.wav").write_bytes(file_bytes(holed, subtype="FLOAT"))
+    (folder / "nan.wav").write_bytes(file_bytes(with_nan, subtype="FLOAT"))
     return {
         "short.wav": "short.wav is 0.3 s long; HAFM needs at least 1 s.",
         "empty.wav": "empty.wav is empty",
@@ -243,7 +253,8 @@ def test_a_silent_lead_sheet_gets_a_warning_and_no_progress_bars(bundled_model: 
 
 
 def processor_seconds(process: int) -> float:
-    """Processor time that a process has used so far."""
+    """Processor time in seconds that a process has used so far."""
+    # user and system time, in clock ticks; the name in parentheses may contain spaces
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
@@ -269,4 +280,5 @@ def test_ctrl_c_ends_a_generation_at_once_without_partial_file(tiny_model: Path,
     assert run.wait() in (1, 130)
     assert "Traceback" not in log.read_text()
     assert files_in(out) == first
+    # processor seconds
     assert used < 0.25, "a tenth of a second, and the time to notice it"

@@ -48,6 +48,7 @@ RUN = ("README.md", "docs/architecture.md", "docs/evaluation.md")
 
 
 def label(block: Block) -> str:
+    """The name of a block in test reports: its document and section."""
     return f"{block.document}: {block.section}"
 
 
@@ -91,7 +92,8 @@ def test_every_option_that_help_shows_is_documented() -> None:
     text = "".join((REPOSITORY / document).read_text() for document in DOCUMENTS)
     named = set(re.findall(r"(?<![\w-])--[\w-]+", text))
     # in Python, and as a word of its own in a table of options
-    named |= {f"--{name.replace('_', '-')}" for name in re.findall(r"\b([a-z_]+)=|`([a-z_]+)`", text) for name in name}
+    for words in re.findall(r"\b([a-z_]+)=|`([a-z_]+)`", text):
+        named |= {f"--{word.replace('_', '-')}" for word in words}
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     shown = {each.opts[0] for command in commands.values() for each in command.params if not each.hidden}
     assert not sorted(name for name in shown if name.startswith("--") and name not in named)
@@ -180,7 +182,7 @@ def test_readme_states_the_size_and_the_styles_of_the_bundled_model(bundled_mode
 
 
 def check_hafm(words: list[str]) -> None:
-    """Raises what the command line does for words that it does not understand."""
+    """Parses `hafm …` without running it; raises what the command line does for words that it does not understand."""
     command = typer.main.get_command(app)
     context = command.make_context("hafm", words[1:])
     while hasattr(command, "resolve_command"):
@@ -189,10 +191,11 @@ def check_hafm(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    """Refuses extras that the package does not have."""
+    """Asserts that the package has the extras that are named in brackets."""
     project = (REPOSITORY / "pyproject.toml").read_text()
     for word in words:
-        for extra in found[1].split(",") if (found := re.search(r"\[(.*)\]", word)) else []:
+        in_brackets = re.search(r"\[(.*)\]", word)
+        for extra in in_brackets[1].split(",") if in_brackets else []:
             assert re.search(rf"^{extra} = \[", project, re.MULTILINE), f"{word}: there is no extra {extra!r}"
 
 
@@ -200,7 +203,7 @@ CHECKS = {"hafm": check_hafm, "pip": check_pip}
 
 
 def check_script(words: list[str]) -> None:
-    """Asserts that the repository's files exist and that the script has the options."""
+    """Asserts that the files of the repository that a command names exist, and that its script has the options."""
     for word in words:
         if word.startswith(("recipes/", "space/", "src/")):
             assert (REPOSITORY / word).exists(), word
@@ -248,7 +251,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def run(words: list[str], folder: Path) -> None:
-    """Runs the words of a document in a folder, with smaller sizes where training takes long."""
+    """Runs a command of a document in a folder, at smaller sizes where it takes long, and asserts that it succeeds."""
     if words[0] in ("hafm", "accelerate"):
         smaller = next((more for script, more in SMALLER.items() if script in words), "")
         run_command([*words, *smaller.split()], folder)
@@ -260,6 +263,7 @@ def run(words: list[str], folder: Path) -> None:
 
 
 def run_python(code: str, folder: Path) -> None:
+    """Runs Python code in a folder to its end, and asserts that it succeeds."""
     run_program([sys.executable, "-c", code], cwd=folder, check=True)
 
 

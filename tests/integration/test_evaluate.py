@@ -20,7 +20,7 @@ from programs import ForkedWork, hafm, until
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    """Runs `hafm evaluate` in this process: its exit code, stdout, and the messages on stderr."""
+    """Runs `hafm evaluate` in this process; returns its exit code, stdout, and the "hafm: …" lines of stderr."""
     out = io.StringIO()
     err = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
@@ -33,7 +33,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six songs of 5 s as a folder of pairs, and a training split of three others next to it."""
+    """Folder with six songs of 5 s as pairs in test/, and three others in train/."""
     folder = tmp_path_factory.mktemp("sets")
     for number in range(9):
         place = folder / ("test" if number < 6 else "train") / f"song{number}"
@@ -45,7 +45,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outputs(pairs: Path) -> Path:
-    """Outputs of a third-party system: the references, 120 ms late, in stereo and as FLAC."""
+    """Folder of a third-party system's outputs: the references, 120 ms late, as stereo FLAC; and of their scores."""
     folder = pairs / "outputs"
     folder.mkdir()
     # another tool's scores of the files, by clip or by path
@@ -74,7 +74,7 @@ def test_known_beats_and_chords_are_scored_where_labels_exist(pairs: Path, outpu
 
 
 def late(pairs: Path, outputs: Path) -> list[object]:
-    """Options that evaluate `outputs` and no model."""
+    """Options that evaluate `outputs` as a system called "late", and no model."""
     options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
     return [*options, "--no-model"]
 
@@ -149,6 +149,7 @@ def test_scores_that_name_no_clip_or_are_no_objects_are_refused(
 
 def test_the_means_are_those_of_the_clip_scores(report: Path) -> None:
     rows = [json.loads(line) for line in (report / "clips.jsonl").read_text().splitlines()]
+    # six clips, eleven systems
     assert len(rows) == 6 * 11
     drone = [row["matched"]["key_agreement"] for row in rows if row["system"] == "drone"]
     reported = json.loads((report / "report.json").read_text())["systems"]["drone"]["scores"]["key_agreement"]
@@ -162,6 +163,7 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     options = late(pairs, outputs)
     command = [*map(str, ["evaluate", *options, "--out", tmp_path])]
     killed = ForkedWork(hafm, command, log=tmp_path.with_suffix(".log"))
+    # until 12 sounds are measured, for at most 120 s
     assert until(lambda: killed.poll() is not None or len(list(tmp_path.glob("cache/features/*.npz"))) >= 12, 120)
     assert killed.poll() is None
     killed.kill()
@@ -174,16 +176,17 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
 
 def test_a_model_is_rendered_once_for_each_seed(pairs: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = ["--pairs", pairs / "test", "--model", tiny_model, "--seeds", 2, "--limit", 2, "--clip-seconds", 1]
-    first = run(*options, "--out", tmp_path)
-    assert first[0] == 0, first[2]
+    code, _, error = run(*options, "--out", tmp_path)
+    assert code == 0, error
     songs = sorted(tmp_path.glob("rendered/*/*/*.wav"))
+    # two clips, two seeds
     assert len(songs) == 4
     stamps = [path.stat().st_mtime_ns for path in songs]
     written = (tmp_path / "report.json").read_bytes()
-    again = run(*options, "--out", tmp_path)
-    assert again[0] == 0, again[2]
-    assert "matched minus shuffled pairs" in again[1], again[2]
-    assert "report.html" in again[1], again[2]
+    code, printed, error = run(*options, "--out", tmp_path)
+    assert code == 0, error
+    assert "matched minus shuffled pairs" in printed, error
+    assert "report.html" in printed, error
     assert [path.stat().st_mtime_ns for path in songs] == stamps
     assert (tmp_path / "report.json").read_bytes() == written
     assert json.loads(written)["systems"]["tiny"]["seeds"] == 2

@@ -18,11 +18,12 @@ pytest.importorskip("peft", reason="peft is not installed; pip install 'hafm-hf[
 
 
 def write_own_songs(folder: Path) -> Path:
-    """Writes token shards of a few random songs with the vocabularies of the tiny composite."""
+    """Writes token shards of a few random songs of 4 s with the tiny composite's vocabularies; returns the folder."""
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     random = np.random.default_rng(1)
 
     def song(name: str) -> TokenExcerpt:
+        """4 s of random tokens, at 50 and 75 Hz."""
         vocal, band = (random.integers(CLUSTERS, size=200).astype(np.int16) for _ in range(2))
         return TokenExcerpt(name, 0.0, 4.0, vocal, band, random.integers(CODES, size=(8, 300)).astype(np.int16))
 
@@ -34,7 +35,7 @@ def write_own_songs(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's output folder."""
+    """Output folder of a run that fine-tunes the coarse stage with adapters of rank 2."""
     folder = tmp_path_factory.mktemp("finetune")
     changes: dict[str, Any] = {"max_steps": 4, "save_steps": 2, "validation_steps": 4, "learning_rate": 3e-2}
     changes |= {"stage": "coarse", "init_from": tiny_model, "lora_rank": 2, "activation_checkpointing": True}
@@ -48,4 +49,5 @@ def test_adapters_change_only_the_linear_layers_and_are_merged(tiny_model: Path,
     changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.split(".")[-2] in ("qkv_proj", "o_proj", "up_proj", "down_proj") for name in changed)
+    # the four linear layers of each block
     assert len(changed) == 4 * tuned.config.num_hidden_layers

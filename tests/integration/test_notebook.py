@@ -28,9 +28,10 @@ def test_the_notebook_plays_the_example_and_writes_mix_and_stems(tmp_path: Path)
     client.execute()
     printed = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())]
     assert [text for text in printed if text.startswith("key ")]
-    players = [
-        cell for cell in notebook.cells if any("text/html" in o.get("data", {}) for o in cell.get("outputs", ()))
-    ]
+    players = []
+    for cell in notebook.cells:
+        if any("text/html" in output.get("data", {}) for output in cell.get("outputs", ())):
+            players.append(cell)
     assert len(players) == 3
     mix, rate = soundfile.read(tmp_path / "mix.wav")
     vocal = soundfile.info(tmp_path / "vocal.wav")

@@ -18,9 +18,9 @@ from hafm_hf.training.data import TokenCrops, load_token_corpus
 from integration.training_runs import train_here
 
 CLIPS = 8
-# long enough for a phrase, short enough to memorise in seconds
+# crop by stage: long enough for a phrase, short enough to memorise in seconds
 SECONDS = {"semantic": 1.0, "coarse": 0.48, "fine": 0.48}
-# semantic tokens repeat, and their changes are learnt last
+# training steps; semantic tokens repeat, and their changes are learnt last
 STEPS = {"semantic": 220, "coarse": 80, "fine": 80}
 
 
@@ -41,13 +41,15 @@ def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.Tem
     )
     excerpts: dict[str, list[TokenExcerpt]] = {stage: [] for stage in SECONDS}
     for number, file in enumerate(files):
+        # the second second, at 16 kHz
         stereo, rate = soundfile.read(file, start=16_000, frames=16_000, dtype="float32")
         band, voice = stereo.T
         semantic = [tokenizer.encode(torch.from_numpy(np.ascontiguousarray(x))) for x in (voice, band)]
         at_codec_rate = torch.from_numpy(soxr.resample(band, rate, codec.format.sampling_rate))[None]
         codes = codec.encode(at_codec_rate[:, None], info.num_codebooks)[0]
         for stage, seconds in SECONDS.items():
-            vocal, instrumental = (x[: round(seconds * 50)].numpy().astype(np.int16) for x in semantic)
+            semantic_frames = round(seconds * 50)
+            vocal, instrumental = (tokens[:semantic_frames].numpy().astype(np.int16) for tokens in semantic)
             acoustic = codes[:, : round(seconds * 75)].numpy().astype(np.int16)
             excerpts[stage].append(TokenExcerpt(f"clip {number}", 0.0, seconds, vocal, instrumental, acoustic))
     folder = tmp_path_factory.mktemp("real")
@@ -87,9 +89,11 @@ def test_a_stage_memorises_eight_real_clips_and_generates_them(
     crops = TokenCrops(corpus, info, model.config, SECONDS[stage])
     clips = [crops.read(crop) for crop in crops.fixed_crops()]
     assert len(clips) == CLIPS
-    conditioning, labels = (torch.stack([clip[name] for clip in clips]) for name in ("conditioning_ids", "labels"))
+    conditioning = torch.stack([clip["conditioning_ids"] for clip in clips])
+    labels = torch.stack([clip["labels"] for clip in clips])
     with torch.no_grad():
         logits = model(conditioning_ids=conditioning, labels=labels).logits
-    assert (model.pattern.tokens(logits.argmax(dim=-1)) == labels).float().mean() > 0.95
+    predicted = model.pattern.tokens(logits.argmax(dim=-1))
+    assert (predicted == labels).float().mean() > 0.95
     generated = model.generate(conditioning_ids=conditioning, do_sample=False, guidance_scale=1.0)
     assert torch.equal(model.codes_of(generated).transpose(1, 2).flatten(1), labels)

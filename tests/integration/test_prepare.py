@@ -23,9 +23,12 @@ from hafm_tiny.figures import scale_invariant_sdr
 from programs import Program, group_lives, run_program, until
 
 COMMAND = [sys.executable, "-m", "hafm_hf", "prepare"]
+# Hz, at which bands are compared
+BAND_RATE = 24_000
 
 
 def hafm_prepare(*words: object, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """Runs `hafm prepare` with these words to its end; with `check`, it must exit with 0."""
     return run_program([*COMMAND, *words], check=check)
 
 
@@ -36,6 +39,7 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands_again(shared_da
     (tmp_path / "songs").mkdir()
     for clip in clips:
         (tmp_path / "songs" / clip.name).symlink_to(clip)
+    # three tenths of the songs for validation
     words = ["--vocal-channel", "right", "--validation", 0.3, "--json"]
     run = hafm_prepare(tmp_path / "songs", tmp_path / "corpus", *words, check=True)
     printed = json.loads(run.stdout)
@@ -49,12 +53,13 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands_again(shared_da
     ratios = []
     for row in corpus.select(range(4)):
         samples, rate = decode(shared_data / "mir1k_dev" / row["track"], 60.0)
-        band = torch.from_numpy(fit_rate(samples[:, 0].copy(), rate, 24_000, row["start"] + row["duration"]))
-        band = band[round(row["start"] * 24_000) :]
-        played = codec.decode(torch.tensor(row["acoustic"])[None])[0].mean(0).numpy()
-        sound = torch.from_numpy(resample(played, codec.format.output_sampling_rate, 24_000)[: len(band)])[None]
-        ratios.append(float(scale_invariant_sdr(band[None], sound)))
-    # the bundled codec was not trained on these bands; noise or a shifted band gives less than -10 dB
+        # the vocal is on the right, so the band is on the left
+        band = torch.from_numpy(fit_rate(samples[:, 0].copy(), rate, BAND_RATE, row["start"] + row["duration"]))
+        band = band[round(row["start"] * BAND_RATE) :]
+        decoded = codec.decode(torch.tensor(row["acoustic"])[None])[0].mean(0).numpy()
+        decoded = resample(decoded, codec.format.output_sampling_rate, BAND_RATE)[: len(band)]
+        ratios.append(float(scale_invariant_sdr(band[None], torch.from_numpy(decoded)[None])))
+    # in dB; the bundled codec was not trained on these bands; noise or a shifted band gives less than -10 dB
     assert min(ratios) > 2.0
 
 
@@ -70,9 +75,10 @@ def test_two_killed_and_restarted_workers_give_the_bytes_of_one(tokenizers: dict
     until(lambda: list(reports.glob("*.json")) or killed.poll() is not None)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
+    # a half-written song, as another kill may leave it
     (tmp_path / "killed/audio/.hafm.song.part").mkdir(parents=True)
     times_before = {path: path.stat().st_mtime_ns for path in reports.glob("*.json")}
-    assert len(times_before) < 16
+    assert len(times_before) < 16, "the command was killed before it had prepared all songs"
     again = hafm_prepare(*words, check=True)
     assert "tracks and segments" in again.stdout
     assert "kept" in again.stdout

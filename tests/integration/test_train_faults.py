@@ -20,26 +20,35 @@ from integration.training_runs import RECIPE, losses, train_here, words
 from programs import ForkedWork, run_program, train
 from training.toy_corpus import INFO, toy_excerpt, write_toy_corpus
 
+# checkpoints at steps 3 and 6, no validation
 QUICK = {"max_steps": 6, "validation_steps": 50, "save_steps": 3, "validation_split": "none"}
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
+    """Folder of a toy corpus that the test may damage."""
     write_toy_corpus(tmp_path / "corpus")
     return tmp_path / "corpus"
 
 
 def node(world: dict[str, str], arguments: list[str]) -> None:
-    """One of two machines, with one process."""
+    """Trains as the only process of one of two machines.
+
+    Args:
+        world: environment variables of the process's rank (`commands.ranks`).
+        arguments: words of the recipe.
+    """
     os.environ.update(world | {"LOCAL_RANK": "0"})
     train(arguments)
 
 
 def test_machines_without_a_shared_output_folder_are_refused_at_once(corpus: Path, tmp_path: Path) -> None:
-    # a cache for each, since they read the corpus at the same time
-    runs = [words(corpus, tmp_path / f"disk{rank}", **QUICK)[:-1] + [str(tmp_path / f"c{rank}")] for rank in (0, 1)]
-    logs = [tmp_path / f"log{rank}.txt" for rank in (0, 1)]
-    machines = [ForkedWork(node, world, *how, log=log) for world, log, *how in zip(ranks(2), logs, runs, strict=True)]
+    machines = []
+    for rank, world in enumerate(ranks(2)):
+        arguments = words(corpus, tmp_path / f"disk{rank}", **QUICK)
+        # a cache for each, since they read the corpus at the same time; its folder is the last word
+        arguments[-1] = str(tmp_path / f"c{rank}")
+        machines.append(ForkedWork(node, world, arguments, log=tmp_path / f"log{rank}.txt"))
     assert [machine.wait(120) for machine in machines] == [1, 1]
     for machine in machines:
         (said,) = set(machine.said())
@@ -51,8 +60,9 @@ def test_machines_without_a_shared_output_folder_are_refused_at_once(corpus: Pat
 
 @contextmanager
 def full_disk(bytes_left: int) -> Iterator[None]:
-    """Limits the size of every file, so that writing fails with an OSError as on a full disk."""
+    """Limits every file to `bytes_left` bytes during the block: writing more is an OSError, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # otherwise this signal would end the process
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, before[1]))
     try:
@@ -67,8 +77,9 @@ def test_a_non_finite_loss_ends_the_run_and_keeps_the_checkpoint(corpus: Path, t
     run = tmp_path / "run"
     train_here(corpus, run, **QUICK)
     checkpoint = digest_files(run / "checkpoint-0000006")
+    # a learning rate at which the weights overflow, and no checkpoint before they do
+    broken = {**QUICK, "max_steps": 40, "learning_rate": 1e30, "warmup_steps": 1, "save_steps": 9}
     with pytest.raises(FloatingPointError, match=r"not finite in 4 steps in a row.*lower the learning rate"):
-        broken = {**QUICK, "max_steps": 40, "learning_rate": 1e30, "warmup_steps": 1, "save_steps": 9}
         train_here(corpus, run, **broken, max_skipped_steps=4)
     assert digest_files(run / "checkpoint-0000006") == checkpoint
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-0000003", "checkpoint-0000006"}
@@ -107,10 +118,11 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_stays_intact(corpus: Pa
 def test_a_damaged_shard_is_named_before_training(corpus: Path, place: str) -> None:
     shard = corpus / "train-00001.parquet"
     content = bytearray(shard.read_bytes())
+    half = len(content) // 2
     if place == "end":
-        content = content[: len(content) // 2]
+        content = content[:half]
     else:
-        content[100 : len(content) // 2] = b"\xff" * (len(content) // 2 - 100)
+        content[100:half] = b"\xff" * (half - 100)
     shard.write_bytes(bytes(content))
     with pytest.raises(ValueError, match=r"can't be read: train-00001\.parquet; delete them, and prepare"):
         load_token_corpus(corpus, "train", corpus / "cache")
@@ -130,8 +142,10 @@ def test_a_corpus_without_a_validation_split_trains_with_one_warning(
     )
 
 
-def test_a_single_validation_song_is_used_without_shuffled_scores(corpus: Path, tmp_path: Path) -> None:
-    write_shard(corpus / "validation-00000.parquet", [toy_excerpt("alone", 6.0, 9)], INFO)
+def test_a_single_validation_song_gives_no_shuffled_scores_and_a_finished_run_adds_nothing(
+    corpus: Path, tmp_path: Path
+) -> None:
+    write_shard(corpus / "validation-00000.parquet", [toy_excerpt("alone", seconds=6.0, seed=9)], INFO)
     how = {**QUICK, "validation_split": "validation"}
     lines = train_here(corpus, tmp_path / "run", **how)
     assert train_here(corpus, tmp_path / "run", **how) == lines, "a finished run has nothing to add"

@@ -8,22 +8,27 @@ import pytest
 
 from integration.training_runs import losses, read_metrics, train_here
 
+# 8 steps, with validation and checkpoint after the last
 QUICK: dict[str, Any] = {"stage": "coarse", "coarse_codebooks": 3, "warmup_steps": 2}
 QUICK |= dict.fromkeys(("max_steps", "validation_steps", "save_steps"), 8)
 
 
 @pytest.fixture(scope="module")
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without these options, tracked by TensorBoard."""
+    """Folder of a run without the options below, tracked by TensorBoard."""
     folder = tmp_path_factory.mktemp("plain")
     train_here(corpus, folder, **QUICK, report_to="tensorboard")
     return folder
 
 
-def test_losses_and_validation_are_logged_to_tensorboard(run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_losses_are_logged_to_tensorboard_and_a_missing_tracker_is_refused(
+    run: Path, corpus: Path, tmp_path: Path
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = EventAccumulator(str(max(run.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_size)))
+    # the largest file has the scalars
+    largest = max(run.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_size)
+    log = EventAccumulator(str(largest))
     log.Reload()
     assert {"loss", "validation_paired_difference", "validation_codebooks/3"} <= set(log.Tags()["scalars"])
     with pytest.raises(ValueError, match="mlflow is not installed"):
@@ -39,20 +44,23 @@ def test_losses_and_validation_are_logged_to_tensorboard(run: Path, corpus: Path
         ({"accumulation": 3}, 1e-4),  # 8 crops in parts of 2, 3 and 3
     ],
 )
-def test_options_do_not_change_the_losses(
+def test_options_keep_the_losses_within_a_tolerance(
     options: dict[str, Any], tolerance: float, run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     lines = train_here(corpus, tmp_path / "run", **QUICK, **options)
     assert losses(lines) == pytest.approx(losses(read_metrics(run)), abs=tolerance, rel=0)
 
 
-def test_restarting_a_run_removes_later_checkpoints_and_metrics(corpus: Path, tmp_path: Path) -> None:
+def test_a_restart_removes_later_checkpoints_and_metrics_and_refuses_another_model(
+    corpus: Path, tmp_path: Path
+) -> None:
     quick: dict[str, Any] = {"max_steps": 3, "save_steps": 1, "keep_checkpoints": 9, "validation_split": "none"}
 
     def run(**changes: Any) -> tuple[list[int], list[int]]:
-        """Trains, and returns the steps of the metrics and of the checkpoints."""
+        """Trains in the same folder as before, and returns the steps of the metrics and of the checkpoints."""
         lines = train_here(corpus, tmp_path, **{**quick, **changes})
-        return [line["step"] for line in lines], [int(path.name[-7:]) for path in sorted(tmp_path.glob("checkpoint*"))]
+        checkpoints = sorted(tmp_path.glob("checkpoint*"))
+        return [line["step"] for line in lines], [int(path.name.split("-")[1]) for path in checkpoints]
 
     # a run that was killed before its first checkpoint
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.1}\n{"step": 2, "loss": 2.')

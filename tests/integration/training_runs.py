@@ -24,24 +24,31 @@ ARCHITECTURE: dict[str, Any] = {
     "head_dim": 8,
     "position_scheme": "time",
 }
+CROP_SECONDS = 1.2
+GLOBAL_BATCH = 8
+STEPS = 30
+VALIDATION_STEPS = 15
 FLAGS: dict[str, Any] = {
     "stage": "semantic",
-    "crop_seconds": 1.2,
-    "global_batch": 8,
-    "max_steps": 30,
+    "crop_seconds": CROP_SECONDS,
+    "global_batch": GLOBAL_BATCH,
+    "max_steps": STEPS,
     "warmup_steps": 5,
     "learning_rate": 1e-2,
     "history_dropout": 0.4,
     "history_dropout_end": 0.2,
     "logging_steps": 1,
-    "validation_steps": 15,
+    "validation_steps": VALIDATION_STEPS,
     "save_steps": 5,
     "keep_checkpoints": 2,
 }
 
 
 def words(corpus: Path, output: Path, **changes: Any) -> list[str]:
-    """Command-line flags of a run; without sizes if it starts from a stage (`init_from`)."""
+    """Command-line words of a run, with some of `FLAGS` changed; the last two are the cache's flag and folder.
+
+    If it starts from a stage (`init_from`), the flags of `ARCHITECTURE` are left out.
+    """
     architecture = {} if "init_from" in changes else ARCHITECTURE
     flags = {**architecture, **FLAGS, **changes, "corpus": corpus, "output_dir": output, "cache_dir": corpus / "cache"}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -68,14 +75,18 @@ def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> lis
 
 
 def train(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[dict[str, Any]]:
-    """Runs the recipe to its end and returns the lines of its metrics."""
+    """Runs the recipe to its end, within 300 s, and returns the lines of its metrics."""
     codes = [run.wait(timeout=300) for run in start(corpus, output, processes, **changes)]
     assert codes == [0] * processes, (output / "stderr.txt").read_text()[-3000:]
     return read_metrics(output)
 
 
 def kill_after(runs: list[Program], output: Path, step: int) -> int:
-    """Kills all processes of a run once it has logged `step`; returns the last step in its metrics."""
+    """Waits, for at most 240 s, until a run has logged more than `step` lines of metrics, and kills its processes.
+
+    Returns:
+        the last step in its metrics.
+    """
     log = output / "metrics.jsonl"
     deadline = time.monotonic() + 240
     while not log.is_file() or len(log.read_text().splitlines()) <= step:
@@ -91,7 +102,7 @@ def kill_after(runs: list[Program], output: Path, step: int) -> int:
 
 
 def read_metrics(output: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl, except one truncated by a kill."""
+    """The run's lines of metrics.jsonl, in the order of steps, without one that a kill truncated."""
     lines = (output / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines if line.endswith("}")]
 
@@ -102,7 +113,7 @@ def losses(lines: list[dict[str, Any]]) -> dict[int, float]:
 
 
 def train_here(corpus: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
-    """Runs the recipe in the test's own process, so that errors reach the test."""
+    """Runs the recipe in the test's own process, so that its errors reach the test; returns the metrics' lines."""
     from hafm_hf.training.recipe import train_stage
 
     AcceleratorState._reset_state(reset_partial_state=True)

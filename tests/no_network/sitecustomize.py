@@ -19,7 +19,7 @@ DIARY = "HAFM_TEST_CONNECTIONS"
 
 @lru_cache(maxsize=256)
 def is_here(host: str) -> bool:
-    """Whether a host is this machine."""
+    """Whether a host, by name or IP address, is this machine."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -27,6 +27,7 @@ def is_here(host: str) -> bool:
     if address.is_loopback or address.is_unspecified:
         return True
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    # only this machine's own addresses can be bound
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((host, 0))
@@ -36,7 +37,15 @@ def is_here(host: str) -> bool:
 
 
 def block_network(event: str, arguments: tuple[Any, ...]) -> None:
-    """Audit hook that refuses lookups and connections beyond this machine."""
+    """Audit hook that refuses lookups and connections beyond this machine.
+
+    Args:
+        event: Python's name of what happens, such as "socket.connect".
+        arguments: of the event.
+
+    Raises:
+        socket.gaierror: the host is another machine.
+    """
     host: Any = None
     if event == "socket.connect":
         connection, address = arguments

@@ -14,12 +14,14 @@ from hafm_hf.evaluation.datasets import Clip, load_karaoke, load_pairs
 from hafm_hf.evaluation.timing import lag_curve, onset_curve
 from little_band import RATE, Samples, tone
 
+# by song: seconds by which its band is late
 LATE = {"anna_1": 0.12, "anna_2": -0.09, "bo_1": 0.0}
+# length of a clip, and clips of a song
 SECONDS, PARTS = 10.0, 4
 
 
 def take(seed: int, seconds: float) -> tuple[Samples, Samples]:
-    """A voice (float32 [N]) that sings on most strokes of its band (float32 [N]), within about 10 ms."""
+    """A voice (float32 [N] at `RATE`) that sings on most strokes of its band (the same), within about 10 ms."""
     generator = np.random.default_rng(seed)
     voice, band = (np.zeros(round((seconds + 2) * RATE)) for _ in range(2))
     at = 0.3
@@ -39,7 +41,7 @@ def take(seed: int, seconds: float) -> tuple[Samples, Samples]:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips of each of three songs, band on the left and late by LATE seconds, and a single clip of a fourth."""
+    """Folder of four clips of each of three songs, band left and late by `LATE`, and of one clip of a fourth song."""
     folder = tmp_path_factory.mktemp("recordings")
     for number, (name, late) in enumerate(LATE.items()):
         voice, band = take(number, SECONDS * PARTS)
@@ -72,9 +74,11 @@ def test_the_lag_of_each_song_is_found_and_removed(recordings: Path, tmp_path: P
 
 
 def test_labels_move_with_their_band(recordings: Path, tmp_path: Path) -> None:
-    for clip in (clips := load_karaoke(recordings)):
+    clips = load_karaoke(recordings)
+    for clip in clips:
         labels = {"song": clip.song, "beats": [1.0, 1.5, 2.0, 2.5, 3.0], "downbeats": [1.5, 3.0]}
-        (folder := tmp_path / clip.name).mkdir()
+        folder = tmp_path / clip.name
+        folder.mkdir()
         (folder / "labels.json").write_text(json.dumps(labels))
         for name, part in zip(("vocal", "instrumental"), clip.parts().values(), strict=True):
             soundfile.write(folder / f"{name}.flac", part.read()[0], RATE)

@@ -24,21 +24,21 @@ NOT_NEEDED = {
 
 
 def run(script: ModuleType, words: str) -> Any:
-    """What a script prints with --json."""
+    """Runs a benchmark in this process with these words and --json, and returns what it prints."""
     app = typer.Typer()
     app.command()(script.main)
     return json.loads(CliRunner().invoke(app, [*words.split(), "--json"], catch_exceptions=False).stdout)
 
 
-def test_every_loop_is_timed(tiny_model: Path) -> None:
+def test_every_decoding_loop_is_timed_and_its_throughput_is_that_of_its_steps(tiny_model: Path) -> None:
     words = f"--model {tiny_model} --pattern delay --rows 4 --context 30 --steps 24 --repeats 3"
     (result,) = run(decoding, words)
     names = {"fast", "fast_bfloat16", "fast_stored_in_bfloat16", "reference", "musicgen"}
     assert set(result["variants"]) == names
     assert set(result["ratios"]) == names - {"musicgen"}
     for variant in result["variants"].values():
-        # each step decodes one frame of eight codes
-        assert variant["tokens_per_second"] == pytest.approx(8e3 / variant["milliseconds_per_step"])
+        # each step decodes one frame of eight codes, and 1000 ms are a second
+        assert variant["tokens_per_second"] == pytest.approx(8 * 1000 / variant["milliseconds_per_step"])
 
 
 def test_the_times_of_a_songs_parts_add_up(tiny_model: Path) -> None:
@@ -62,6 +62,7 @@ def test_our_share_of_start_up_time_is_small_and_needs_few_packages(bundled_mode
 
 
 def check_gpu(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs gpu_check.py to its end, with more environment variables if given."""
     return run_program([RECIPES / "gpu_check.py", *words], {**os.environ, **environment})
 
 
@@ -73,7 +74,8 @@ def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:
     assert len(report["logits"]) == 7
     assert report["logits"]["coarse, delay"] == 0.0
     lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
-    assert [line[0] for line in lines[2:]] == [f"| {name}" for name in (*list(report)[4:],)]
+    # two lines are the table's head, and four entries of the report describe the machine
+    assert [line[0] for line in lines[2:]] == [f"| {name}" for name in list(report)[4:]]
     assert lines[2][1] == "ok"
     assert lines[3][1].startswith("not measured")
     assert "real_time_factor" in lines[-1][2]
@@ -91,7 +93,7 @@ def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:
         assert song_report["real_time_factor"] == song_report["wall_seconds"] / song_report["seconds"] > 0
 
 
-def test_without_a_gpu_it_fails_with_one_sentence(tmp_path: Path) -> None:
+def test_without_a_gpu_the_check_fails_with_one_sentence(tmp_path: Path) -> None:
     done = check_gpu("--out", tmp_path / "check.json", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 3
     assert "no GPU" in done.stderr

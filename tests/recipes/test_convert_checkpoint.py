@@ -40,15 +40,15 @@ from recipes.original import material, stage
 from recipes.original.stage import DrawnLayout, OriginalStage, save, with_layout
 from torture.test_hostile_checkpoints import Payload
 
-# enough for what segments tell to exceed the 0.01 nats that a choice needs; 300 steps on these pairs leave it at 0.010
+# training steps: enough for segments to make the 0.01 nats of difference that a choice needs; 300 steps do not suffice
 STEPS = 400
-# retrained ones learn from which places and distances tokens come
+# the coarse stage of a retrained layout must also learn from where in the sequence tokens come
 LONGER = 900
 
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory, bundled: Any) -> SimpleNamespace:
-    """Pairs, HuBERT, k-means and codec in a folder, and the pairs' tokens."""
+    """Paths of a folder of pairs, a HuBERT, a codec and a k-means file, and `tokens`, a list of the pairs' songs."""
     folder = tmp_path_factory.mktemp("originals")
     paths = {"pairs": folder / "pairs", "hubert": folder / "hubert", "codec": folder / "codec"}
     kmeans = folder / KMEANS_FILE
@@ -61,25 +61,34 @@ def songs(tmp_path_factory: pytest.TempPathFactory, bundled: Any) -> SimpleNames
 
 
 def train(drawn: DrawnLayout, songs: Any, steps: int = STEPS) -> dict[str, tuple[Any, Any]]:
-    """Weights and second moments of the three stages, trained on the pairs' tokens."""
-    found = {}
+    """Trains the three stages on the pairs' tokens.
+
+    Args:
+        drawn: the layout.
+        songs: the fixture of this name.
+        steps: training steps of the coarse stage; the others have `STEPS`.
+
+    Returns:
+        by stage: its weights and AdamW's second moments, each by the original's key.
+    """
+    trained = {}
     for name in STAGE_FILES:
         torch.manual_seed(1)
         original = OriginalStage(name, drawn, material.CLUSTERS, material.CODES)
         moments = stage.trained(original, songs.tokens, steps if name == "coarse" else STEPS)
-        found[name] = ({key: value.detach() for key, value in original.state_dict().items()}, moments)
-    return found
+        trained[name] = ({key: value.detach() for key, value in original.state_dict().items()}, moments)
+    return trained
 
 
 @pytest.fixture(scope="module")
 def base(songs: Any) -> dict[str, tuple[Any, Any]]:
-    """The stages, laid out by default."""
+    """Weights and second moments of stages trained in the default layout."""
     return train(DrawnLayout(), songs)
 
 
 @pytest.fixture(autouse=True)
 def short_crops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evidence from crops as long as those of the originals' training."""
+    """The converter measures on crops of 0.4 or 1 s, as these originals are trained on, instead of 1 or 2 s."""
     for name, seconds in stage.SECONDS.items():
         monkeypatch.setitem(evidence.CROP_SECONDS, name, seconds)
 
@@ -103,14 +112,14 @@ def write(folder: Path, base: Any, drawn: DrawnLayout, kmeans: Path | None = Non
 
 
 def found_in(folder: Path, songs: Any) -> tuple[dict[str, Any], dict[str, Any], Verdict]:
-    """The stages of a folder, their crops, and the layout that is found."""
+    """The candidate stages of a folder and their crops, both by stage, and what the search for a layout finds."""
     stages = {name: candidate(name, read_checkpoint(folder / file)) for name, file in STAGE_FILES.items()}
     crops = {name: crops_of(name, songs.tokens, each.model, stage.SECONDS[name]) for name, each in stages.items()}
     return stages, crops, Search(stages, crops).run()
 
 
 def layout_of(drawn: DrawnLayout) -> dict[str, Any]:
-    """The values of the choices that describe an original."""
+    """The value that the search must find for each of its choices, for an original of this layout."""
     segments = {(0, 1, 2): 0, (1, 2, 0): 1, (1, 0, 2): 2, (2, 1, 0): 3}[drawn.segments]
     null = {"segment": 0, "zeros": 1, "mask": 2}[drawn.null]
     numbers = {
@@ -130,7 +139,17 @@ def layout_of(drawn: DrawnLayout) -> dict[str, Any]:
 
 @torch.no_grad()
 def faults_of(folder: Path, states: dict[str, Any], drawn: DrawnLayout, songs: Any) -> list[str]:
-    """What is wrong with what is made of the checkpoints in a folder, whose stages have these weights."""
+    """Searches the layout of the checkpoints in a folder, and compares the models made of them with the originals.
+
+    Args:
+        folder: of the checkpoints.
+        states: the originals' weights by stage.
+        drawn: the originals' layout.
+        songs: the fixture of this name.
+
+    Returns:
+        a sentence for each wrong decision and for each stage with other logits; empty if all is right.
+    """
     stages, crops, verdict = found_in(folder, songs)
     faults = list(verdict.faults)
     expected = layout_of(drawn)
@@ -140,19 +159,21 @@ def faults_of(folder: Path, states: dict[str, Any], drawn: DrawnLayout, songs: A
     for name, found in stages.items():
         original = OriginalStage(name, drawn, material.CLUSTERS, material.CODES).eval()
         original.load_state_dict(states[name])
-        inputs = crops[name].conditioning[:3], crops[name].labels[:3]
+        conditioning = crops[name].conditioning[:3]
+        labels = crops[name].labels[:3]
         for null in (False, True):
-            rows = torch.full((3,), null)
+            # one flag for each of the three crops
+            nulls = torch.full((3,), null)
             model = found.lay_out(verdict.layout)
-            logits = model(conditioning_ids=inputs[0], labels=inputs[1], null_conditioning=rows).logits
-            apart = float((logits - original(*inputs, rows)).abs().max())
+            logits = model(conditioning_ids=conditioning, labels=labels, null_conditioning=nulls).logits
+            apart = float((logits - original(conditioning, labels, nulls)).abs().max())
             if apart > 1e-4:
                 faults.append(f"{name}, null {null}: logits are {apart:.2g} apart")
     return faults
 
 
 def drawings() -> list[tuple[DrawnLayout, dict[str, Any]]]:
-    """Layouts and ways of writing them: two chosen ones, then random ones."""
+    """Twenty layouts, each with options of `stage.save`: two chosen ones, then random ones, always the same."""
     draw = random.Random(4)
     chosen = [
         (
@@ -179,7 +200,7 @@ def drawings() -> list[tuple[DrawnLayout, dict[str, Any]]]:
     return chosen
 
 
-# these cannot be expressed by other weights, and are trained for
+# the base's weights cannot be moved to these layouts, so stages are trained in them
 RETRAINED: tuple[tuple[DrawnLayout, dict[str, Any]], ...] = (
     (DrawnLayout(exchanged=True, null="segment"), {}),
     (DrawnLayout(distance=128, gate=1, null="mask", first="first"), {"style": "short"}),
@@ -188,8 +209,10 @@ RETRAINED: tuple[tuple[DrawnLayout, dict[str, Any]], ...] = (
 
 @pytest.mark.fault("layouts of original checkpoints", cut=3, full=23)
 def test_layouts_are_found_and_logits_equal_the_originals(tally: Tally, tmp_path: Path, base: Any, songs: Any) -> None:
-    """The paper's own layout first, then others."""
-    cases = [(DrawnLayout(), {}), *drawings()][: tally.tries if tally.tries < 20 else None]
+    """The paper's own layout first, then drawn ones, then, with --torture, retrained ones."""
+    cases = [(DrawnLayout(), {}), *drawings()]
+    if tally.tries < 20:
+        cases = cases[: tally.tries]
     for number, (drawn, how) in enumerate(cases):
         folder = write(tmp_path / str(number), base, drawn, **how)
         states = {name: with_layout(name, state, drawn) for name, (state, _) in base.items()}
@@ -197,7 +220,8 @@ def test_layouts_are_found_and_logits_equal_the_originals(tally: Tally, tmp_path
             tally.lose(f"{drawn}: {faults}")
         else:
             tally.survived()
-    for drawn, how in RETRAINED if tally.tries > 20 else ():
+    retrained = RETRAINED if tally.tries > 20 else ()
+    for drawn, how in retrained:
         trained = train(drawn, songs, LONGER)
         for name, (state, moments) in trained.items():
             save(tmp_path / "retrained" / STAGE_FILES[name], state, moments, **how)
@@ -219,7 +243,9 @@ def test_what_the_tokens_do_not_distinguish_is_called_undetermined(tmp_path: Pat
     assert "| largest distance of the position bias | length | *undetermined*;" in table
 
 
-def test_stages_that_two_layouts_lay_out_alike_say_nothing(tmp_path: Path, base: Any, songs: Any) -> None:
+def test_only_stages_that_two_layouts_lay_out_differently_count_as_evidence(
+    tmp_path: Path, base: Any, songs: Any
+) -> None:
     stages, crops, _ = found_in(write(tmp_path, base, DrawnLayout()), songs)
     search = Search(stages, crops)
     # with one source there is nothing to exchange, so that only the coarse stage differs
@@ -234,6 +260,7 @@ def test_tables_without_a_telling_name_are_told_apart_by_evidence(tmp_path: Path
     for name, (state, moments) in base.items():
         # the target's tables come first, and no name says so
         keys = sorted(state, key=lambda key: not key.startswith("target_embeddings"))
+        # new names by old ones, which keep the tables' numbers only
         plain = {key: key.replace("target_embeddings", "a").replace("cond_embeddings", "b") for key in keys}
         for number, stream in enumerate(("vocal_semantic", "inst_semantic")):
             plain = {key: value.replace(stream, str(number)) for key, value in plain.items()}
@@ -248,7 +275,7 @@ def test_tables_without_a_telling_name_are_told_apart_by_evidence(tmp_path: Path
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_read_and_said(tmp_path: Path, base: Any, dtype: torch.dtype) -> None:
+def test_half_precision_weights_are_read_exactly_with_a_remark(tmp_path: Path, base: Any, dtype: torch.dtype) -> None:
     checkpoint = read_checkpoint(write(tmp_path, base, DrawnLayout(), dtype=dtype) / STAGE_FILES["coarse"])
     state = candidate("coarse", checkpoint).state
     expected = base["coarse"][0]["norm.weight"].to(dtype).float()
@@ -257,6 +284,7 @@ def test_half_precision_is_read_and_said(tmp_path: Path, base: Any, dtype: torch
 
 
 def without(*parts: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A function that leaves out of a state dict the keys that begin with one of `parts`."""
     return lambda state: {key: value for key, value in state.items() if not key.startswith(parts)}
 
 
@@ -281,7 +309,7 @@ def test_checkpoints_that_do_not_fit_are_refused_with_both_sides(
         candidate("coarse", read_checkpoint(tmp_path / "ckpt_best.pt"))
 
 
-def test_a_last_layer_that_is_missing_is_missed_by_the_optimiser(tmp_path: Path, base: Any) -> None:
+def test_a_missing_last_layer_is_noticed_by_the_optimisers_number_of_tensors(tmp_path: Path, base: Any) -> None:
     file = write(tmp_path, base, DrawnLayout()) / STAGE_FILES["fine"]
     content = torch.load(file, weights_only=False)
     content["model_state"] = without("layers.1.")(content["model_state"])
@@ -298,24 +326,27 @@ def test_a_mapping_overrules_names_and_shapes(tmp_path: Path, base: Any) -> None
     strange["mask"] = torch.ones(7)
     swapped = {"model.layers.{}.attention_norm.weight": "stack.{}.norm2.weight"}
     swapped |= {"model.layers.{}.feed_forward_norm.weight": "stack.{}.norm1.weight"}
-    said = {"keys": {**swapped, "model.target_embedding.weight": "zz[].weight"}, "leave_out": ["mask"]}
-    mapping = map_keys("coarse", strange, yaml.safe_load(yaml.safe_dump(said)))
+    # as it is read from a file; zz[] is a table for each codebook
+    given = {"keys": {**swapped, "model.target_embedding.weight": "zz[].weight"}, "leave_out": ["mask"]}
+    mapping = map_keys("coarse", strange, yaml.safe_load(yaml.safe_dump(given)))
     assert mapping.keys["model.layers.1.attention_norm.weight"] == ["stack.1.norm2.weight"]
     assert mapping.keys["model.target_embedding.weight"] == [f"zz{book}.weight" for book in range(4)]
     with pytest.raises(ValueError, match="may hold config, keys, leave_out"):
         map_keys("coarse", strange, {"key": {}})
     with pytest.raises(ValueError, match="nothing is to be left out, but does not exist"):
-        map_keys("coarse", strange, {**said, "leave_out": ["mask", "nothing"]})
+        map_keys("coarse", strange, {**given, "leave_out": ["mask", "nothing"]})
 
 
 class Calls(Payload):
-    """A payload that another function carries out."""
+    """A payload whose unpickling creates `path` by calling `function`."""
 
     def __init__(self, path: Path, function: Any) -> None:
+        """Takes the path that shows that code has run, and a function from `PAYLOADS`."""
         super().__init__(path)
         self.function = function
 
     def __reduce__(self) -> Any:
+        """The call, with its arguments, that unpickling makes."""
         if self.function is os.system:
             return (os.system, (f"touch {self.path}",))
         if self.function is eval:
@@ -341,7 +372,7 @@ def test_pickles_that_would_run_code_are_refused_by_name(tmp_path: Path, functio
     assert not trap.exists()
 
 
-def test_the_trap_of_these_pickles_works(tmp_path: Path) -> None:
+def test_unpickling_such_a_payload_without_our_reader_runs_its_code(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Calls(tmp_path / "trap", os.system)))
     assert (tmp_path / "trap").exists()
 
@@ -395,11 +426,13 @@ def test_files_that_are_no_kmeans_are_refused(tmp_path: Path, content: bytes) ->
 
 
 def test_the_layer_and_normalisation_are_those_that_the_kmeans_was_fitted_with(songs: Any) -> None:
+    # every fourth segment, to be quick
     segments = evidence.read_pairs(songs.pairs)[::4]
     chosen = choose_tokenizer(read_kmeans(songs.kmeans), [str(songs.hubert)], [5, 4, 3], segments)
     assert chosen.decided
     assert chosen.model.config.layer == material.LAYER
     assert chosen.model.config.do_normalize
+    # three layers, each with and without normalisation
     assert len(chosen.evidence) == 6
 
 
@@ -448,11 +481,12 @@ def test_either_pairs_or_the_paper_is_needed(pairs: Path | None, assume: bool, t
 
 
 def run(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs Python with the recipe or a program."""
+    """Runs Python with these arguments to the end, and returns its exit code and output."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+# prints the song's number of samples, its rate in Hz, and whether it sounds
 SING = """
 import sys
 from transformers import pipeline
@@ -461,7 +495,7 @@ print(len(song["audio"]), song["sampling_rate"], bool(abs(song["audio"]).max() >
 """
 
 
-def test_from_the_hub_to_a_song(tmp_path: Path, base: Any, songs: Any) -> None:
+def test_a_checkpoint_on_the_hub_becomes_a_published_model_that_sings(tmp_path: Path, base: Any, songs: Any) -> None:
     folder = write(tmp_path / "original", base, DrawnLayout(1, "kvq", null="mask"), songs.kmeans, style="short")
     voice, rate = soundfile.read(songs.pairs / "vocal_0" / "vocals.wav", dtype="float32")
     soundfile.write(tmp_path / "voice.wav", voice[: 2 * rate], rate)
@@ -499,7 +533,7 @@ def test_from_the_hub_to_a_song(tmp_path: Path, base: Any, songs: Any) -> None:
             model.generate(voice[:rate], sampling_rate=rate, **option)
 
 
-# bytes that the authors published
+# sizes in bytes of the files that the authors published
 PUBLISHED = {"semantic": 462_959_482, "coarse": 510_330_746, "fine": 529_361_274}
 PUBLISHED_KMEANS = 1_658_731
 
@@ -510,6 +544,7 @@ def test_files_of_the_published_size_are_converted_in_two_minutes_and_4_gb(
 ) -> None:
     if not tally.tries:
         pytest.skip("with --torture only")
+    # the published model's sizes
     for name, value in {"WIDTH": 512, "HEADS": 8, "HEAD": 64, "INNER": 1365, "LAYERS": 12}.items():
         monkeypatch.setattr(stage, name, value)
     original = tmp_path / "original"
@@ -523,6 +558,7 @@ def test_files_of_the_published_size_are_converted_in_two_minutes_and_4_gb(
     (original / KMEANS_FILE).write_bytes(pickle.dumps(means))
     apart = {name: PUBLISHED[name] - size for name, size in sizes.items()}
     apart["kmeans"] = PUBLISHED_KMEANS - (original / KMEANS_FILE).stat().st_size
+    # bytes
     if max(map(abs, apart.values())) > 20_000:
         tally.lose(f"sizes differ by {apart} bytes")
     HubertModel(HubertConfig()).save_pretrained(tmp_path / "hubert")
@@ -534,6 +570,7 @@ def test_files_of_the_published_size_are_converted_in_two_minutes_and_4_gb(
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - began
+    # ru_maxrss: KiB
     megabytes = usage.ru_maxrss / 1024
     tally.measured = f"{seconds:.0f} s, {megabytes:,.0f} MB, sizes {apart}"
     if status or seconds > 120 or megabytes > 4000:

@@ -35,7 +35,7 @@ def test_the_reservoir_samples_a_long_stream_evenly_within_its_size() -> None:
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four artists with two songs each."""
+    """Folder of two songs, of 3 s each, of four artists called a to d: a_0.wav, a_1.wav, b_2.wav, …"""
     folder = tmp_path_factory.mktemp("songs")
     write_karaoke(folder, 8, seconds=3.0)
     for number, song in enumerate(sorted(folder.iterdir())):
@@ -53,7 +53,7 @@ def test_the_recipe_fits_a_tokenizer_to_the_training_songs_only(
     tracks = identify_tracks(songs, groupings, {}, splits)[0]
     training = {track.name for track in tracks if track.split == "train"}
     assert 0 < len(training) < 8
-    assert all(len([name for name in training if name[0] == a]) in (0, 2) for a in "abcd")
+    assert all(len([name for name in training if name[0] == artist]) in (0, 2) for artist in "abcd")
     fit_kmeans.main(
         songs, tmp_path / "out", str(tmp_path / "hubert"), layer=1, clusters=9, vocal_channel="right", frames=300,
         validation=0.3, test=0.2, artist_pattern="^(.)_", separate=separate,
@@ -77,12 +77,22 @@ def test_interrupted_sampling_resumes_exactly(songs: Path, tmp_path: Path, monke
     separator = StemReader(StemOptions("right"))
 
     def sample(seed: int, state: Path | None, stop_after: int = 99) -> tuple[list[np.ndarray], list[int]]:
-        """The sampled features of both kinds, and the reported progress; stops after a number of tracks."""
+        """Samples features of eight songs, which can be interrupted and resumed.
+
+        Args:
+            seed: of the sample.
+            state: file from which to resume, and in which progress is saved; None: there is none.
+            stop_after: track after which a KeyboardInterrupt is raised.
+
+        Returns:
+            features of voices and of bands (float32 [100, width] each), and the numbers of tracks reported as done.
+        """
         vocals = Reservoir(100, seed)
         bands = Reservoir(100, seed)
         seen = list[int]()
 
         def progress(done: int, total: int) -> None:
+            """Notes the number of tracks done, and interrupts."""
             seen.append(done)
             if done == stop_after:
                 raise KeyboardInterrupt
@@ -98,6 +108,7 @@ def test_interrupted_sampling_resumes_exactly(songs: Path, tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         sample(1, tmp_path / "sample.npz", stop_after=5)
     again, seen = sample(1, tmp_path / "sample.npz")
+    # the fifth track had not been saved when its report was interrupted
     assert seen[0] == 5, "four tracks were saved"
     for rows, same in zip(whole, again, strict=True):
         np.testing.assert_array_equal(rows, same)

@@ -27,6 +27,7 @@ def test_demucs_separates_equal_mixes_equally_and_names_a_missing_model(demucs_m
     options = SeparatorOptions("demucs", "tiny", str(demucs_models), "cpu")
     first, second = (make_separator(options).separate(tmp_path / "mix.wav") for _ in range(2))
     assert first.sampling_rate == RATE
+    # 3 s made at RATE, but declared as 22,050 Hz
     assert abs(len(first.vocal) - 3 * RATE * RATE / 22_050) < 20
     np.testing.assert_array_equal(first.vocal, second.vocal)
     assert np.abs(first.vocal).max() > 0

@@ -55,6 +55,7 @@ def generated_and_played(page: Page) -> None:
 
 
 def take_pictures(browser: Browser, space: Space) -> None:
+    """Takes and saves all pictures, each of a new page."""
     page = studio.open_page(browser, space, **LAPTOP)
     save(page, "empty")
     page.context.close()
@@ -94,6 +95,7 @@ def take_pictures(browser: Browser, space: Space) -> None:
 
 
 def main() -> None:
+    """Takes the pictures with the bundled model, and prints the size of each file."""
     with tempfile.TemporaryDirectory() as folder:
         with served("hafm-tiny (bundled)", Path(folder)) as space, chromium(EXAMPLE) as browser:
             take_pictures(browser, space)

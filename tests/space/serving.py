@@ -45,6 +45,7 @@ class Space:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> None:
+        """Starts the process, and waits until it answers."""
         # in a new interpreter: a fork of the tests would share their imported modules
         with (self.temporary / "log.txt").open("ab") as log:
             command = [sys.executable, str(REPOSITORY / "space" / "app.py")]
@@ -52,13 +53,14 @@ class Space:
         wait_until_served(self)
 
     def kill(self) -> None:
+        """Sends SIGKILL to the process, and waits for its end."""
         self.process.kill()
         self.process.wait()
 
 
 @contextmanager
 def chromium(microphone: Path, *flags: str) -> "Iterator[Browser]":
-    """Chromium whose microphone plays a file in a loop."""
+    """Chromium, with more command-line flags, whose microphone plays the file `microphone` in a loop."""
     from playwright.sync_api import sync_playwright
 
     flags = (*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={microphone}", *flags)
@@ -70,7 +72,13 @@ def chromium(microphone: Path, *flags: str) -> "Iterator[Browser]":
 
 @contextmanager
 def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
-    """Runs space/app.py with `models` during the block."""
+    """Runs space/app.py during the block, and waits until it answers.
+
+    Args:
+        models: the offered models, separated by commas.
+        temporary: folder of its temporary files and of its log.txt.
+        settings: environment variables, which overrule those below.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -94,6 +102,7 @@ def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
 
 
 def wait_until_served(space: Space) -> None:
+    """Waits until the Space answers; fails with its log if it ends before, or after `PATIENCE_SECONDS`."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and space.process.poll() is None:
         try:

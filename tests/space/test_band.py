@@ -17,6 +17,7 @@ from space import studio
 from space.serving import Space
 from space.studio import Page, expect
 
+# fields of the page and what is typed into them
 NUMBERS = {"seconds": "1", "tail": "0.5", "seed": "5", "guidance_scale": "2", "temperature": "0.9", "top_k": "20"}
 NUMBERS |= {"tempo": "120", "intro_bars": "1", "outro_bars": "1"}
 # which style previews play: the number of active players, and the names of the pressed buttons
@@ -37,6 +38,7 @@ def test_every_style_energy_and_option_can_be_generated_and_linked(page: Page, s
     for number, (style, energy) in enumerate(pairs, start=1):
         style.check()
         energy.check()
+        # without these in take 2, and with numbers too from take 3 on
         if number == 2:
             page.get_by_label("Separate instruments").uncheck()
             page.get_by_label("Quick draft").check()
@@ -63,6 +65,7 @@ def test_every_style_energy_and_option_can_be_generated_and_linked(page: Page, s
 
 
 def expect_preview(page: Page, playing: int, *pressed: str) -> None:
+    """Waits until so many style previews play, and the buttons with these names, and no others, are pressed."""
     wanted = json.dumps([playing, *pressed], separators=(",", ":"))
     page.wait_for_function(f"wanted => JSON.stringify(({PREVIEWS})()) === wanted", arg=wanted)
 
@@ -79,8 +82,10 @@ def test_style_previews_play_one_at_a_time_and_need_a_model_with_styles(page: Pa
     page.get_by_role("button", name="New voice").click()
     page.get_by_role("button", name="Vocal", exact=True).click()
     stop = page.get_by_role("button", name="Stop", exact=True)
+    # the song of an example stops a preview
     expect(stop).to_be_visible()
     expect_preview(page, 0)
+    # a preview stops the song
     rock.press("Space")
     expect_preview(page, 1, "Hear rock")
     expect(stop).to_have_count(0)
@@ -88,9 +93,11 @@ def test_style_previews_play_one_at_a_time_and_need_a_model_with_styles(page: Pa
     expect_preview(page, 0)
     folk.click()
     expect_preview(page, 1, "Hear folk")
+    # and so does a recording
     page.locator("#recorder [data-do=sing]").click()
     expect(page.locator("#recorder .status")).to_contain_text("Recording")
     assert page.evaluate(PREVIEWS) == [0]
+    # the other model has no styles
     studio.more(page)
     page.get_by_label("Model").click()
     page.get_by_role("option", name="tiny").last.click()
@@ -140,17 +147,20 @@ def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, 
     stems_file = studio.downloaded(page, "(zip)")
     files = studio.sounds_in(stems_file)
     band, rate = files["instrumental"]
-    voice, *stems = sounds = [files[name][0] for name in ("vocal", *STEMS)]
-    np.testing.assert_allclose(np.sum(stems, axis=0), band, atol=4 / 2**15)
+    sounds = [files[name][0] for name in ("vocal", *STEMS)]
+    # four stems, each rounded to 16 bits
+    np.testing.assert_allclose(np.sum(sounds[1:], axis=0), band, atol=4 / 2**15)
     gains = gains_of(studio.downloaded(page, "Download mix"), sounds)
+    # one gain for all stems
     np.testing.assert_allclose(gains[2:], gains[1], rtol=0.01)
-    # the side counts too
+    # balance is measured in stereo, where the side signal counts too
     in_stereo, _ = studio.sounds_in(stems_file, mono=False)["instrumental"]
-    missing_db = audio.balance_gain_db(gains[0] * voice, gains[1] * in_stereo, rate, MEDIAN_BALANCE)
+    missing_db = audio.balance_gain_db(gains[0] * sounds[0], gains[1] * in_stereo, rate, MEDIAN_BALANCE)
     assert missing_db == pytest.approx(0.0, abs=0.05), "the median balance of songs"
     page.get_by_label("Bass, level in dB").fill("-12")
     page.get_by_role("button", name="Mute drums").click()
     studio.keep_screenshot(page, "stems mixed")
+    # of voice, drums, bass, chords and pads
     gains = gains_of(studio.downloaded(page, "Download mix"), sounds)
     assert gains[2] / gains[3] == pytest.approx(10 ** (-12 / 20), rel=0.01)
     assert abs(gains[1]) < 1e-3 * gains[3]
@@ -160,7 +170,10 @@ def test_style_and_energy_are_in_the_lead_sheet_and_stems_are_mixed(page: Page, 
 
 
 def gains_of(mix: Path, sounds: list[np.ndarray]) -> np.ndarray:
-    """The gain of each sound in a mix, which contains nothing else down to −60 dB."""
+    """The gain of each sound (float32 [N] each) in a mix: float [sounds].
+
+    Fails if the mix contains anything else louder than 60 dB below it, except in the first and last 50 ms.
+    """
     mixed, rate = audio.read_audio(mix)
     inner = slice(rate // 20, -rate // 20)
     parts = np.stack([sound[inner] for sound in sounds], axis=1)

@@ -23,6 +23,7 @@ from space.studio import (
 )
 from space.test_timeline import evaluated, saved
 
+# whether the timeline shows other chords than it did before
 SHOWS_OTHER_CHORDS = """(before) => {
     const shown = [...document.querySelectorAll("#timeline .chords button")].map((each) => each.innerText);
     return String(shown) !== String(before);
@@ -30,15 +31,21 @@ SHOWS_OTHER_CHORDS = """(before) => {
 
 
 def choose_key(page: Page, name: str) -> None:
+    """Chooses a key, such as "G major"."""
     page.get_by_label("Key", exact=True).select_option(name)
 
 
 def tempo_menu(page: Page) -> None:
+    """Opens or closes the tempo menu."""
     push(page.locator("#timeline .tempo"))
 
 
 def correct_tempo(page: Page, name: str) -> tuple[LeadSheet, LeadSheet]:
-    """Presses a button of the tempo menu, which takes two presses in all; returns the sheets before and after it."""
+    """Opens the tempo menu and presses a button in it; asserts that this takes two presses.
+
+    Returns:
+        the lead sheets before and after.
+    """
     before = saved(page)
     count_presses(page)
     tempo_menu(page)
@@ -48,11 +55,13 @@ def correct_tempo(page: Page, name: str) -> tuple[LeadSheet, LeadSheet]:
 
 
 def beats_of(sheet: LeadSheet) -> np.ndarray:
+    """The beats of a lead sheet in seconds: float64 [beats]."""
     assert sheet.beats is not None
     return np.array(sheet.beats)
 
 
 def set_chord(page: Page, bar: str, chord: str) -> None:
+    """Selects a bar, such as "Bar 2", and sets its chord."""
     press(page, bar)
     page.get_by_label("Chord", exact=True).fill(chord)
     press(page, "Set")
@@ -112,7 +121,7 @@ def test_half_tempo_takes_two_presses(ready: Page) -> None:
 
 
 @in_both_windows
-def test_a_tempo_takes_two_presses_and_has_beats_where_the_voice_does(ready: Page) -> None:
+def test_typing_a_tempo_takes_two_presses_and_puts_beats_on_those_of_the_voice(ready: Page) -> None:
     tempo_menu(ready)
     press(ready, "Double tempo")
     tempo_menu(ready)
@@ -125,7 +134,8 @@ def test_a_tempo_takes_two_presses_and_has_beats_where_the_voice_does(ready: Pag
     expect(summary(ready)).to_contain_text("96 beats per minute (given)")
     beats = beats_of(saved(ready))
     # recorded to a 96 BPM click from 0.2 s on
-    assert np.abs(np.subtract.outer(0.2 + 0.625 * np.arange(16), beats)).min(axis=1).max() < 0.04
+    clicks = 0.2 + 0.625 * np.arange(16)
+    assert np.abs(np.subtract.outer(clicks, beats)).min(axis=1).max() < 0.04
 
 
 def test_a_tempo_out_of_reach_is_refused_with_a_sentence(ready: Page) -> None:
@@ -160,7 +170,7 @@ def test_arrow_keys_nudge_the_beats_and_one_undo_takes_them_back(ready: Page) ->
     assert saved(ready).beats == before.beats
 
 
-def test_the_grid_is_dragged_with_alt(ready: Page) -> None:
+def test_dragging_with_alt_moves_the_beats(ready: Page) -> None:
     before = saved(ready)
     lane = ready.locator("#timeline .sung canvas")
     box = lane.bounding_box()
@@ -173,10 +183,12 @@ def test_the_grid_is_dragged_with_alt(ready: Page) -> None:
     ready.mouse.up()
     ready.keyboard.up("Alt")
     expect(summary(ready)).to_contain_text("(given)")
+    # the lane shows 10.5 s, and the pointer moved by 20 pixels
     seconds = 20 * 10.5 / box["width"]
     moved = saved(ready)
-    near = np.abs(np.subtract.outer(beats_of(before) + seconds, beats_of(moved))).min(axis=1)
-    assert near[1:-1].max() < 0.03
+    # distance from each expected beat to the nearest one; at the ends of the song a beat may be missing
+    apart = np.abs(np.subtract.outer(beats_of(before) + seconds, beats_of(moved))).min(axis=1)
+    assert apart[1:-1].max() < 0.03
     expect(ready.locator("#timeline .selection")).to_be_hidden()
 
 
@@ -211,14 +223,16 @@ def test_faders_reach_6_decibels(ready: Page) -> None:
 
 @pytest.mark.parametrize("direction", [-1, 1], ids=["earlier", "later"])
 def test_beats_moved_by_half_a_beat_still_cover_the_song(page: Page, direction: int) -> None:
+    # a beat every half second in a song of 6 s
     given = {"beats": [0.5 * n for n in range(13)], "beats_per_bar": 4, "chords": [[0, 2, "C"], [2, 6, "F"]]}
-    moved = evaluated(
-        page, "return JSON.parse(JSON.stringify(sheet.moveHalfBeat(values[0], values[1], 6)));", given, direction
-    )
+    move = "return JSON.parse(JSON.stringify(sheet.moveHalfBeat(values[0], values[1], 6)));"
+    moved = evaluated(page, move, given, direction)
+    # a field of the page's own
     del moved["set"]
     sheet = LeadSheet.given(moved)
     assert beats_of(sheet)[0] <= 0.25
     assert beats_of(sheet)[-1] >= 5.5
-    assert sheet.chords == ((0.0, 2.0 + 0.25 * direction, "C"), (2.0 + 0.25 * direction, 6.0, "F"))
-    # the bar that began at 2 s
-    assert any(abs(beat - 2.0 - 0.25 * direction) < 1e-6 for beat in sheet.downbeats)
+    # where the bar that began at 2 s begins now
+    second_bar = 2.0 + 0.25 * direction
+    assert sheet.chords == ((0.0, second_bar, "C"), (second_bar, 6.0, "F"))
+    assert any(abs(downbeat - second_bar) < 1e-6 for downbeat in sheet.downbeats)

@@ -23,12 +23,13 @@ from space.studio import Browser, Page, expect
 from vocals import EXAMPLE, file_bytes
 
 RATE, SECONDS = 24_000, 10
-# of the song of the example vocal
+# metre and tempo (beats per minute) of the example vocal's song
 BEATS_PER_BAR = 4
 TEMPO = 96
 # bytes of files that the page keeps (static/sound.js)
 MOST_FETCHED = 100e6
 STATIC = str(REPOSITORY / "space" / "static")
+# tones in Hz of the voice, which is silent, and of the two takes
 TONES = {"voice": 0.0, "one": 440.0, "two": 660.0}
 # shows two takes of one tone each, and records whatever the page plays
 RECORD = """async (folder) => {
@@ -69,7 +70,9 @@ PLACED = """async ([channels, pan]) => {
 
 
 def tone(hertz: float) -> bytes:
-    return file_bytes((0.2 * np.sin(2 * np.pi * hertz * np.arange(RATE * SECONDS) / RATE)).astype(np.float32), RATE)
+    """A WAV file of `SECONDS` of a tone; 0 Hz: of silence."""
+    times = np.arange(RATE * SECONDS) / RATE
+    return file_bytes((0.2 * np.sin(2 * np.pi * hertz * times)).astype(np.float32), RATE)
 
 
 @pytest.fixture
@@ -127,7 +130,9 @@ def test_takes_are_switched_at_the_playhead_without_a_gap(tape: Page) -> None:
     np.testing.assert_allclose(zeros, zeros[0], atol=1e-3)
     sound, rate = recorded(tape)
     heard = np.flatnonzero(np.abs(sound) > 0.01)
+    # without the fades of 50 ms at both ends
     sound = sound[heard[0] + rate // 20 : heard[-1] - rate // 20]
+    # levels of windows of 5 ms
     window = rate // 200
     levels = np.sqrt(np.mean(sound[: len(sound) // window * window].reshape(-1, window) ** 2, axis=1))
     # a crossfade of two tones within 12 ms is 3 dB quieter in the middle; a gap would be silent
@@ -166,6 +171,7 @@ def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(ready: P
     strip, bar = page.locator("#timeline .strip"), page.get_by_role("button", name="Bar 2", exact=True)
 
     def seconds_a_pixel() -> float:
+        """Seconds of the song in a pixel of the lanes, from the width of bar 2."""
         item = bar.locator("xpath=..")
         start, stop = (float(item.get_attribute(f"data-{name}") or 0) for name in ("start", "stop"))
         # two pixels between bars
@@ -204,9 +210,12 @@ def test_an_intro_and_an_outro_lengthen_the_time_axis_and_every_file(ready: Page
     sung_seconds = len(voice) / rate
     before = studio.sounds_in(studio.downloaded(ready, "(zip)"))
     mix, rate = audio.read_audio(studio.downloaded(ready, "Download mix"))
-    first, last = round(-begin * rate), round((sung_seconds - begin) * rate)
+    # samples at which the voice begins and ends
+    first = round(-begin * rate)
+    last = round((sung_seconds - begin) * rate)
     assert {len(mix), *(len(sound) for sound, _ in before.values())} == {round((end - begin) * rate)}
-    (sung, _), (band, _) = before["vocal"], before["instrumental"]
+    sung, _ = before["vocal"]
+    band, _ = before["instrumental"]
     assert not sung[:first].any()
     assert not sung[last:].any()
     assert band[: first // 2].any()
@@ -246,10 +255,11 @@ def test_sounds_are_fetched_once_and_only_those_used_last_are_kept(page: Page) -
     # more than the page keeps
     count = math.ceil(1.15 * MOST_FETCHED / len(sound))
     names = [f"/piece_{number}.wav" for number in range(count)]
-    # as the pieces of a song, which all play again after each new one
+    # like the pieces of a song, which are all loaded again after each new one
     for loaded in (100, 101):
         page.evaluate(load, [address, names[:loaded]])
     assert len(fetched) == len(set(fetched)) == 101
+    # piece 0 is used again before the new ones, so it is kept, and piece 1 is forgotten
     page.evaluate(load, [address, [names[0], *names[101:], *names[:2]]])
     assert len(fetched) == count + 1
     assert len(set(fetched)) == count

@@ -41,7 +41,7 @@ def test_a_missing_microphone_is_said_in_words(page: Page) -> None:
     expect(page.locator("#recorder .wrong")).to_have_text("There is no microphone; connect one, or open a file.")
 
 
-def test_the_page_has_a_heading_with_a_voice(page: Page, voices: Path) -> None:
+def test_the_page_keeps_its_heading_when_it_has_a_voice(page: Page, voices: Path) -> None:
     studio.upload(page, voices / "song.wav")
     expect(page.get_by_role("heading", name="Sing, and get a band")).to_have_count(1)
 

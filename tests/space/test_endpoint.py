@@ -23,10 +23,12 @@ gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `sp
 
 @pytest.fixture(scope="module")
 def client(space: Space, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A gradio_client.Client of the Space, which downloads what it is answered."""
     return gradio_client.Client(space.url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
 
 
 def accompany(client: Any, vocal: Path, **options: object) -> tuple[str, str, str, dict]:
+    """Generates without the fine stage, and waits; returns paths of mix, instrumental and stems, and the report."""
     handle = gradio_client.handle_file(str(vocal))
     return client.predict(handle, skip_fine=True, api_name="/accompany", **options)
 
@@ -70,7 +72,9 @@ def test_songs_are_as_long_as_the_vocal_and_reproducible_by_seed(client: Any, vo
     assert report["elapsed"] > 0
     again = accompany(client, voices / "song.wav", **options, instrumental_gain_db=-12)
     assert Path(again[1]).read_bytes() == first
-    quieter, louder = (audio.read_audio(each)[0] for each in (again[0], mix))
+    # the mixes differ, as the band is quieter in the second
+    quieter, _ = audio.read_audio(again[0])
+    louder, _ = audio.read_audio(mix)
     assert audio.rms_dbfs(quieter - louder) > -60.0
 
 
@@ -85,7 +89,9 @@ def test_invalid_requests_are_refused_in_a_sentence_not_a_traceback(space: Space
         ({"style": "polka"}, "no style 'polka'; it has ballad, folk"),
         ({"instrumental_gain_db": 99}, "instrumental_gain_db is 99; it must be between"),
         ({"seed": -1}, "seed is -1; it must be between 0 and 9223372036854775807"),
-        *(({"lead_sheet": sheet}, "lead_sheet|0.1 s apart") for sheet in ({"tones": 1}, {"beats": [0.0, 1e-6]}, [1])),
+        ({"lead_sheet": {"tones": 1}}, "lead_sheet|0.1 s apart"),
+        ({"lead_sheet": {"beats": [0.0, 1e-6]}}, "lead_sheet|0.1 s apart"),
+        ({"lead_sheet": [1]}, "lead_sheet|0.1 s apart"),
         # folders on the server cannot be used as models
         *(({"model": model}, "There is no model") for model in ("/etc", "../models/tiny", "a/b")),
     ]
@@ -102,6 +108,7 @@ def test_songs_expire_and_a_terminated_process_leaves_no_file(tiny_model: Path, 
         client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path / "downloads")
         accompany(client, voices / "song.wav", seconds=1.0)
         (folder,) = tmp_path.glob("hafm_space_*")
+        # files expire 20 s after their last use
         deadline = time.monotonic() + PATIENCE_SECONDS
         assert any(path.is_file() for path in folder.rglob("*"))
         while list(folder.iterdir()) and time.monotonic() < deadline:

@@ -17,7 +17,7 @@ from vocals import EXAMPLE
 
 @pytest.fixture
 def recording(tmp_path: Path, space: Space, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page while it records the example voice, with its peak at the fixture's parameter, or clipped at 1."""
+    """The page while it records the example voice, whose peak is the parameter; it is clipped at full scale, 1."""
     voice, rate = audio.read_audio(EXAMPLE)
     sound = np.clip(request.param * voice / np.abs(voice).max(), -1, 1)
     soundfile.write(tmp_path / "voice.wav", sound, rate, subtype="PCM_16")
@@ -47,7 +47,7 @@ def test_a_good_level_is_not_remarked_upon(recording: Page) -> None:
 
 
 @pytest.mark.parametrize("recording", [0.02], indirect=True)
-def test_a_count_in_is_not_too_quiet(recording: Page) -> None:
+def test_a_count_in_is_not_called_too_quiet(recording: Page) -> None:
     recording.get_by_role("button", name="■ Stop").click()
     recording.locator("#recorder summary").click()
     recording.get_by_label("Tempo", exact=True).first.fill("55")

@@ -14,7 +14,7 @@ from space.test_timeline import evaluated, saved
 from vocals import EXAMPLE
 
 UPLOAD = re.compile(r"/gradio_api/upload")
-# what the browser has kept: paths of sounds
+# paths on the server of the sounds that the browser has kept
 KEPT_SOUNDS = """() => new Promise((done) => {
     const opening = indexedDB.open('hafm');
     opening.onsuccess = () => {
@@ -32,18 +32,27 @@ UNPLUG = """() => {
 
 
 def record(page: Page, seconds: int = 2) -> None:
-    """Starts a recording, and waits until it lasts so many seconds."""
+    """Starts a recording, and waits until it has lasted `seconds`."""
     studio.push(page.get_by_role("button", name="● Record"))
     expect(page.locator("#recorder .status")).to_contain_text(f"Recording: {seconds} s")
 
 
 def stop_recording(page: Page) -> None:
+    """Presses Stop, and does not wait."""
     studio.push(page.get_by_role("button", name="■ Stop", exact=True))
 
 
 @contextmanager
 def held(page: Page, address: Any) -> Iterator[list[Any]]:
-    """Holds back requests to an address during the block; they are in the list, and go on afterwards."""
+    """Holds back requests to an address during the block, and lets them go on afterwards.
+
+    Args:
+        page: the page.
+        address: pattern of addresses, for Playwright's `route`.
+
+    Yields:
+        the list of held requests; the block takes those from it that must not go on.
+    """
     routes: list[Any] = []
     page.route(address, lambda route: routes.append(route))
     yield routes
@@ -57,6 +66,7 @@ def test_a_recording_survives_a_reload_while_it_is_sent(page: Page) -> None:
     asked: list[str] = []
 
     def leave(dialog: Any) -> None:
+        """Confirms that the page may be left."""
         asked.append(dialog.type)
         dialog.accept()
 
@@ -65,9 +75,11 @@ def test_a_recording_survives_a_reload_while_it_is_sent(page: Page) -> None:
     with held(page, UPLOAD) as sent:
         stop_recording(page)
         page.wait_for_function("document.querySelector('#recorder .status').textContent === 'Sending the take …'")
+        # the browser keeps the recording before it is sent
         page.wait_for_timeout(500)
         page.reload()
         assert sent
+        # the reload has cancelled them
         sent.clear()
     assert asked == ["beforeunload"]
     studio.wait_for_page(page)
@@ -88,6 +100,7 @@ def test_a_recording_to_the_click_survives_a_reload_before_it_is_shown(page: Pag
         page.wait_for_timeout(500)
         assert waiting
         page.reload()
+        # the reload has cancelled them
         waiting.clear()
     studio.wait_for_page(page)
     expect(summary(page)).to_contain_text("(given), chords (estimated)")
@@ -141,6 +154,7 @@ def test_a_file_that_arrives_late_does_not_replace_a_recording(page: Page) -> No
         expect(page.locator("#recorder .status")).to_have_text("Sending the voice …")
         record(page)
         sent.pop().continue_()
+        # enough for the file to arrive
         page.wait_for_timeout(1000)
     expect(page.locator("#recorder .status")).to_contain_text("Recording:")
     stop_recording(page)
@@ -167,6 +181,7 @@ def test_two_presses_while_chords_are_estimated_start_one_band(ready: Page) -> N
         ready.get_by_label("Key", exact=True).select_option("G major")
         ready.wait_for_timeout(300)
         assert waiting
+        # two presses, not a double click
         for _ in range(2):
             ready.get_by_role("button", name="Play a band").click()
             ready.wait_for_timeout(600)
@@ -181,6 +196,7 @@ def test_an_estimate_that_comes_late_does_not_bring_back_the_voice_before(ready:
     late: list[Any] = []
 
     def answer_late(route: Any) -> None:
+        """Keeps the server's answer to a new estimate back, and lets everything else pass."""
         if '"again"' not in (route.request.post_data or ""):
             return route.continue_()
         late.append((route, route.fetch()))
@@ -194,6 +210,7 @@ def test_an_estimate_that_comes_late_does_not_bring_back_the_voice_before(ready:
     route, reply = late.pop()
     assert before in reply.text()
     route.fulfill(response=reply)
+    # enough for the page to show the late answer, if it would
     ready.wait_for_timeout(1500)
     assert ready.evaluate("desk.vocal").endswith("song.wav")
     assert ready.evaluate("desk.sheet.value.vocal").endswith("song.wav")
@@ -203,7 +220,7 @@ def test_a_sound_that_was_just_sent_is_kept_before_a_project_names_it(page: Page
     page.evaluate(DESK, STATIC)
     upload(page, EXAMPLE)
     expect(summary(page)).to_contain_text("chords (estimated)")
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(studio.KEPT_MS)
     # as “Keep this one” does, whose voice is shown only once the bands have been joined to it
     path = page.evaluate(
         """async (path) => {
@@ -214,7 +231,7 @@ def test_a_sound_that_was_just_sent_is_kept_before_a_project_names_it(page: Page
         }""",
         STATIC,
     )
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(studio.KEPT_MS)
     assert {path, "/tmp/take_again.wav"} <= set(page.evaluate(KEPT_SOUNDS))
 
 
@@ -229,14 +246,14 @@ def test_listening_to_examples_does_not_lose_the_own_voice(page: Page) -> None:
             studio.push(page.locator("[data-do=new]"))
         studio.push(page.get_by_role("button", name=example, exact=True))
         expect(summary(page)).to_contain_text("chords (given)")
-        page.wait_for_timeout(2500)
+        page.wait_for_timeout(studio.KEPT_MS)
     studio.push(page.locator("[data-do=new]"))
     studio.push(page.get_by_role("button", name="Previous voice"))
     page.wait_for_function("own => desk.vocal === own && desk.sheet.value?.vocal === own", arg=own)
     assert own in page.evaluate(KEPT_SOUNDS)
 
 
-def test_a_sound_that_is_not_kept_is_said_until_it_is_not_needed(page: Page) -> None:
+def test_the_page_says_that_the_browser_has_no_room_to_keep_a_sound(page: Page) -> None:
     page.add_init_script(
         """const { put } = IDBObjectStore.prototype;
         IDBObjectStore.prototype.put = function (value, key) {
@@ -248,11 +265,11 @@ def test_a_sound_that_is_not_kept_is_said_until_it_is_not_needed(page: Page) -> 
     studio.wait_for_page(page)
     upload(page, EXAMPLE)
     expect(summary(page)).to_contain_text("chords (estimated)")
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(studio.KEPT_MS)
     expect(page.locator("#mixer .kept")).to_contain_text("has no room to keep the song")
 
 
-def test_a_page_without_storage_of_its_tab_works(page: Page) -> None:
+def test_the_page_works_without_session_storage(page: Page) -> None:
     page.add_init_script(
         "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('no', 'SecurityError'); } })"
     )
@@ -265,6 +282,7 @@ def test_a_page_without_storage_of_its_tab_works(page: Page) -> None:
 def test_tapping_on_after_a_seek_begins_anew(ready: Page) -> None:
     ready.evaluate(DESK, STATIC)
     ready.evaluate("desk.sheet.taps = []")
+    # after the third tap the playhead is moved back
     for second in (3.0, 3.5, 4.0, 1.0, 1.5, 2.0, 2.5):
         ready.evaluate("second => desk.sheet.tapAt(second)", second)
     assert ready.evaluate("desk.sheet.taps") == [1.0, 1.5, 2.0, 2.5]
@@ -289,6 +307,7 @@ def test_the_outline_of_a_long_sound_is_drawn(page: Page) -> None:
         }""",
         STATIC,
     )
+    # 1,200 s at 200 values a second
     assert (peaks, loudest) == (240_000, 0.5)
 
 
@@ -296,5 +315,6 @@ def test_lanes_are_not_zoomed_in_without_end(ready: Page) -> None:
     ready.evaluate(DESK, STATIC)
     for _ in range(12):
         studio.press(ready, "Zoom in")
+    # pixels a second
     assert 300 <= ready.evaluate("desk.scale") < 450
     assert chords(ready)

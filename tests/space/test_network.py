@@ -27,7 +27,7 @@ from vocals import EXAMPLE, file_bytes, glide
 # Mbit/s and ms of a connection at home, and of one on the road
 CONNECTIONS = {"home": (20.0, 150), "road": (1.6, 560)}
 DESK = "path => import(`./gradio_api/file=${path}/desk.js`).then(({ desk }) => Object.assign(window, { desk }))"
-# the furthest position that was heard, and where playback waited
+# `heard`: the furthest second of the song at which playback has been
 WATCH = """() => {
     window.heard = 0;
     setInterval(() => { if (desk.playing) heard = Math.max(heard, desk.position); }, 20);
@@ -77,7 +77,7 @@ STREAM = """([pieces, period]) => {
     };
     send(0);
 }"""
-# notes when playback begins, waits and stops: state, ms, what the clock says
+# `notes`: whenever playback begins, waits or stops, its state, ms since the script began, and what the clock shows
 NOTE = """() => {
     window.notes = [];
     const began = performance.now();
@@ -98,17 +98,17 @@ COUNT = """() => {
     };
     window.held = () => all.filter(([buffer]) => buffer.deref()).reduce((sum, [, size]) => sum + size, 0);
 }"""
-# Mbit/s and ms
+# Mbit/s and ms of latency; None: no limit
 LINKS = {"none": None, "20 Mbit/s": (20.0, 150), "6 Mbit/s": (6.0, 150), "1.6 Mbit/s": (1.6, 300)}
 # seconds that playback may wait after it has begun
 MOST_SILENCE = {"none": 0.0, "20 Mbit/s": 0.0, "6 Mbit/s": 0.0, "1.6 Mbit/s": 5.0}
-# without a limit in both windows; what a connection must wait does not depend on the window
+# without a limit in both windows, with one in the large window only: waiting does not depend on the window
 SEEN = {f"none, {size}": ("none", window) for size, window in WINDOWS.items()}
 SEEN |= {link: (link, DESKTOP) for link, limits in LINKS.items() if limits}
 
 
 def limit(page: Page, speed: float, latency: int) -> None:
-    """Limits the page's connection to so many Mbit/s, with a latency in ms."""
+    """Limits the page's connection to `speed` Mbit/s in each direction, with a latency in ms."""
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
     limits = {"downloadThroughput": speed * 1e6 / 8, "uploadThroughput": speed * 1e6 / 8}
@@ -116,7 +116,16 @@ def limit(page: Page, speed: float, latency: int) -> None:
 
 
 def band_of(space: Space, seconds: float, size: float) -> tuple[list[dict], Path]:
-    """Pieces of four stereo stems as the server writes them, when `size` seconds are generated at a time."""
+    """Writes the example's four stereo stems in pieces, as the server does.
+
+    Args:
+        space: the Space, among whose files they are written.
+        seconds: length of the band.
+        size: seconds that are generated at a time.
+
+    Returns:
+        the pieces: start and stop in seconds, and the file of each stem; and their folder.
+    """
     folder = Path(tempfile.mkdtemp(dir=next(space.temporary.glob("hafm_space_*"))))
     pieces = takes.Pieces(folder)
     stems = {name: np.tile(stereo_stem(name), (2, 1))[: round(seconds * RATE_48)] for name in STEMS}
@@ -127,21 +136,21 @@ def band_of(space: Space, seconds: float, size: float) -> tuple[list[dict], Path
         pieces.add(part, RATE_48, ends=first + step >= count)
     stops = [*pieces.at[1:], pieces.until]
     names = {name: [str(path) for path in paths] for name, paths in pieces.files.items()}
-    listed = [
-        {"start": start, "stop": stop, "files": {name: names[name][number] for name in STEMS}}
-        for number, (start, stop) in enumerate(zip(pieces.at, stops, strict=True))
-    ]
+    listed = []
+    for number, (start, stop) in enumerate(zip(pieces.at, stops, strict=True)):
+        listed.append({"start": start, "stop": stop, "files": {name: names[name][number] for name in STEMS}})
     return listed, folder
 
 
 def silence(page: Page) -> tuple[float, float]:
-    """Seconds until the first sound, and of silence between it and the end, of a band that NOTE has watched."""
+    """Seconds until the first sound, and seconds of silence between it and the end, from the notes of `NOTE`."""
     notes = page.evaluate("notes")
-    begin = next(number for number, (state, *_) in enumerate(notes) if state == "plays")
+    first_played = next(number for number, (state, *_) in enumerate(notes) if state == "plays")
     waits = [(number, at, clock) for number, (state, at, clock) in enumerate(notes) if state == "waits"]
     assert {clock for *_, clock in waits} <= {"Loading …"}
-    silent = sum(notes[number + 1][1] - at for number, at, _ in waits if number > begin)
-    return notes[begin][1] / 1000, silent / 1000
+    # ms from each wait after the first sound to the next note
+    silent = sum(notes[number + 1][1] - at for number, at, _ in waits if number > first_played)
+    return notes[first_played][1] / 1000, silent / 1000
 
 
 @pytest.mark.parametrize(("link", "options"), SEEN.values(), ids=SEEN)
@@ -200,7 +209,7 @@ def test_a_band_plays_from_the_button_to_the_end(
 
 
 def received(page: Page) -> list[float]:
-    """The bytes of each file that the page receives from here on, with their headers."""
+    """A list that gets the bytes, headers included, of each file that the page receives from here on."""
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
     sizes: list[float] = []
@@ -209,7 +218,14 @@ def received(page: Page) -> list[float]:
 
 
 def repeated(pieces: list[dict], folder: Path, seconds: int, whole: int) -> list[dict]:
-    """Pieces of so many seconds again and again, as files of their own, up to the whole."""
+    """Pieces repeated until they last `whole` seconds, each time as new files, so that none is cached.
+
+    Args:
+        pieces: as `band_of` returns them.
+        folder: of their files.
+        seconds: how long they last together.
+        whole: how long the result lasts.
+    """
     made = []
     for start in range(0, whole, seconds):
         copy = shutil.copytree(folder, folder.with_name(f"{folder.name}_{start}"))
@@ -220,6 +236,7 @@ def repeated(pieces: list[dict], folder: Path, seconds: int, whole: int) -> list
 
 
 def collect_garbage(page: Page) -> None:
+    """Makes the page free memory, three times, as some is only freed by a later collection."""
     session = page.context.new_cdp_session(page)
     for _ in range(3):
         session.send("HeapProfiler.collectGarbage")
@@ -227,7 +244,7 @@ def collect_garbage(page: Page) -> None:
 
 
 def memory(pid: int) -> float:
-    """The bytes that a process has in memory: of what it shares, its part (Pss); 0 once it has ended."""
+    """The bytes of a process in memory, with its share of what it shares (Pss); 0 once it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -237,15 +254,20 @@ def memory(pid: int) -> float:
 
 @contextmanager
 def growth(browser: Browser) -> Iterator[list[float]]:
-    """By how many bytes the process of a page grows during the block, every 0.1 s: of the browser's, it grows most."""
+    """Measures the memory of the browser's pages during the block.
+
+    Yields:
+        a list that gets, every 0.1 s, the bytes by which the process that has grown most has grown since the start.
+    """
     processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
     before = {each["id"]: memory(each["id"]) for each in processes if each["type"] == "renderer"}
-    # 0 where it can't be read
+    # 0 where memory can't be read
     assert max(before.values()) > 10e6
     grown: list[float] = []
     ended = Event()
 
     def watch() -> None:
+        """Measures until the block ends."""
         while not ended.wait(0.1):
             grown.append(max(memory(pid) - size for pid, size in before.items()))
 
@@ -259,33 +281,38 @@ def growth(browser: Browser) -> Iterator[list[float]]:
 
 
 @in_both_windows
-def test_twelve_seconds_are_at_most_a_megabyte(page: Page, space: Space) -> None:
+def test_a_band_of_twelve_seconds_is_received_in_a_megabyte_at_most(page: Page, space: Space) -> None:
     studio.upload(page, EXAMPLE)
     expect(studio.summary(page)).to_contain_text("chords (estimated)")
     page.evaluate(DESK, STATIC)
     sizes = received(page)
-    page.evaluate(STREAM, [band_of(space, 12.0, 0.7)[0], 20])
+    pieces, _ = band_of(space, 12.0, 0.7)
+    page.evaluate(STREAM, [pieces, 20])
     page.wait_for_function("desk.mixer.run && desk.mixer.reach > 11.9")
     print(f"{sum(sizes) / 1e6:.2f} MB")
+    # at least a file a second of each stem
     assert len(sizes) >= 4 * 12
     assert sum(sizes) <= 1e6
 
 
 @in_both_windows
-def test_four_minutes_are_at_most_20_megabytes_and_250_in_memory(browser: Browser, page: Page, space: Space) -> None:
+def test_a_band_of_four_minutes_is_20_megabytes_and_250_in_memory_at_most(
+    browser: Browser, page: Page, space: Space
+) -> None:
     studio.upload(page, EXAMPLE)
     expect(studio.summary(page)).to_contain_text("chords (estimated)")
     page.evaluate(DESK, STATIC)
     page.evaluate(COUNT)
     sizes = received(page)
-    pieces = repeated(*band_of(space, 10.0, 5.0), 10, 240)
+    pieces, folder = band_of(space, 10.0, 5.0)
+    pieces = repeated(pieces, folder, seconds=10, whole=240)
     collect_garbage(page)
     with growth(browser) as grown:
         page.evaluate(STREAM, [pieces, 20])
         page.wait_for_function("desk.playing && desk.mixer.run && desk.mixer.reach >= 240")
         for second in (60, 200, 120, 20, 90, 160, 230):
             page.evaluate("second => desk.seek(second)", second)
-            # not a later position that playback has left
+            # playing within 10 s after the place that was sought, not somewhere that playback has left
             played = "second => desk.playing && desk.position > second + 1 && desk.position < second + 10"
             page.wait_for_function(played, arg=second)
         collect_garbage(page)
@@ -300,7 +327,7 @@ def test_four_minutes_are_at_most_20_megabytes_and_250_in_memory(browser: Browse
 
 
 def open_song_of_pieces(page: Page) -> None:
-    """Uploads a voice whose band GENERATE announces in pieces of 2 s, and watches what is heard of it."""
+    """Uploads a voice, serves the sounds that `GENERATE` announces in pieces of 2 s, and starts `WATCH`."""
     for name, seconds in {"piece": 2, "whole": 6, "voice": 6}.items():
         sound = file_bytes(glide(seconds, RATE), RATE)
         page.route(f"**/{name}*.wav", lambda route, _, body=sound: route.fulfill(body=body, content_type="audio/wav"))
@@ -311,7 +338,7 @@ def open_song_of_pieces(page: Page) -> None:
 
 
 def check_heard_to_the_end(page: Page, after: float = 1.0) -> None:
-    """Waits until more than `after` seconds are heard, then for the end; checks that the whole song has been heard."""
+    """Waits until more than `after` seconds are heard, then for the end; asserts that all but 0.5 s were heard."""
     page.wait_for_function("second => heard > second", arg=after)
     # the end of the song, where the playhead returns to the beginning
     page.wait_for_function("!desk.playing && !desk.waits")
@@ -351,10 +378,11 @@ def test_playback_waits_for_sounds_that_are_announced_but_not_downloaded(
 
 
 @pytest.mark.parametrize("fails", ["no connection", "503", "429"])
-def test_a_download_that_fails_is_tried_again(page: Page, fails: str) -> None:
+def test_a_download_that_fails_twice_is_tried_again(page: Page, fails: str) -> None:
     tries: Counter[str] = Counter()
 
     def answer(route: Any) -> None:
+        """Lets the first two tries of each file fail."""
         tries[route.request.url] += 1
         if tries[route.request.url] > 2:
             route.fallback()
@@ -367,6 +395,7 @@ def test_a_download_that_fails_is_tried_again(page: Page, fails: str) -> None:
     page.route("**/piece*.wav", answer)
     page.evaluate(GENERATE, ["/voice.wav", False])
     check_heard_to_the_end(page, after=3.5)
+    # three pieces
     assert len(tries) == 3
     expect(page.locator("#mixer .wrong")).to_have_text("")
 
@@ -384,6 +413,7 @@ def test_a_second_sought_while_sounds_are_downloaded_is_played(page: Page) -> No
     page.evaluate(DELAY, {"piece_2": 3000})
     page.evaluate(GENERATE, ["/voice.wav", False])
     page.wait_for_function("heard > 0.2")
+    # by then the last piece is announced, and not downloaded
     page.wait_for_timeout(600)
     page.evaluate("desk.seek(4.5)")
     page.wait_for_function("desk.playing && desk.position > 4.6")

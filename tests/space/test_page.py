@@ -28,7 +28,7 @@ MICROPHONES = """() => {
         constructor(...all) { super(...all); recorders.push(this); }
     }];
 }"""
-# chunks of sound that the first recorder still sends in a second
+# chunks of sound that the first recorder sends in a second, half a second from now on
 CHUNKS_AFTER_STOP = """async () => {
     const port = recorders[0].port, wait = (ms) => new Promise((done) => setTimeout(done, ms));
     let late = 0;
@@ -39,7 +39,7 @@ CHUNKS_AFTER_STOP = """async () => {
 }"""
 
 
-def test_takes_are_generated_mixed_and_downloaded(page: Page, voices: Path) -> None:
+def test_downloads_are_what_the_mixer_plays_and_a_seed_gives_the_same_band(page: Page, voices: Path) -> None:
     studio.upload(page, voices / "song.wav")
     page.get_by_label("Separate instruments").uncheck()
     studio.skip_fine(page)
@@ -64,11 +64,13 @@ def test_takes_are_generated_mixed_and_downloaded(page: Page, voices: Path) -> N
     with zipfile.ZipFile(studio.downloaded(page, "(zip)")) as stems:
         assert stems.namelist() == ["song_vocal.wav", "song_instrumental.wav"]
         vocal, band = (audio.read_audio(stems.read(name), mono=False)[0] for name in stems.namelist())
+    # the mix is the vocal and the band at the median balance
     balance = audio.balance_gain_db(vocal, band, rate, MEDIAN_BALANCE)
-    # except for its faded ends
+    # without the 50 ms at each end, which are faded
     inner = slice(rate // 20, -rate // 20)
     mixed = audio.mix_audio(vocal, band, instrumental_gain_db=balance)
     np.testing.assert_allclose(mix[inner], mixed[inner].mean(axis=1), atol=1e-3)
+    # the band alone, on the left
     page.get_by_role("button", name="Solo band").click()
     page.get_by_label("Band, pan").fill("-1")
     left, _ = audio.read_audio(studio.downloaded(page, "Download mix"), mono=False)
@@ -76,10 +78,13 @@ def test_takes_are_generated_mixed_and_downloaded(page: Page, voices: Path) -> N
     assert np.corrcoef(left[inner, 0], band[inner].sum(axis=1))[0, 1] > 0.999
     page.get_by_label("Band, pan").fill("0")
     page.get_by_role("button", name="Solo band").click()
+    # loudness in LUFS
     page.get_by_label("Loudness").select_option("-23")
     mix, rate = audio.read_audio(studio.downloaded(page, "Download mix"), mono=False)
     assert audio.loudness(mix, rate) == pytest.approx(-23, abs=0.5)
-    page.locator("#seed input").fill(studio.announced(page).inner_text().split("seed ")[1].split()[0])
+    # the announced seed gives the same band again
+    seed = studio.announced(page).inner_text().split("seed ")[1].split()[0]
+    page.locator("#seed input").fill(seed)
     studio.generate(page)
     expect(page.locator("#mixer").get_by_role("radio", name="Take 2")).to_be_checked()
     again = studio.downloaded(page, "Download band").read_bytes()
@@ -95,13 +100,21 @@ def test_takes_are_generated_mixed_and_downloaded(page: Page, voices: Path) -> N
 
 
 def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
-    """Generates a song as another user; as only one runs at a time, earlier ones have ended afterwards."""
+    """Generates a song of 1 s as another user, and waits for it: as songs run one at a time, earlier ones have ended.
+
+    Args:
+        space: the Space.
+        vocal: the other user's voice.
+        folder: for what is downloaded.
+    """
     client = gradio_client.Client(space.url, verbose=False, download_files=folder)
     client.predict(gradio_client.handle_file(str(vocal)), skip_fine=True, seconds=1.0, api_name="/accompany")
 
 
 @pytest.mark.fault("cancelled in the Space")
-def test_a_run_plays_early_and_can_always_be_stopped(page: Page, space: Space, voices: Path, tmp_path: Path) -> None:
+def test_a_run_plays_before_it_is_finished_and_can_always_be_stopped(
+    page: Page, space: Space, voices: Path, tmp_path: Path
+) -> None:
     studio.upload(page, voices / "patience.wav")
     stop, takes = page.get_by_role("button", name="Stop the band"), page.locator("#mixer .takes")
     for _ in range(8):
@@ -128,13 +141,16 @@ def test_a_run_plays_early_and_can_always_be_stopped(page: Page, space: Space, v
     assert "Error" not in page.evaluate("document.body.textContent")
     studio.skip_fine(page, 1)
     studio.generated(page)
+    # 1 s
     assert soundfile.info(studio.downloaded(page, "Download mix")).frames == 44_100
 
 
-def test_a_run_that_waits_is_told_its_place_and_time(page: Page, browser: Browser, space: Space, voices: Path) -> None:
+def test_a_waiting_run_shows_its_place_in_the_queue_and_when_it_begins(
+    page: Page, browser: Browser, space: Space, voices: Path
+) -> None:
     studio.upload(page, voices / "song.wav")
     studio.skip_fine(page, 1)
-    # how long a run takes is known from the first one on
+    # after one run, the page can say how long another takes
     studio.generated(page)
     another = studio.open_page(browser, space)
     studio.upload(another, voices / "patience.wav")
@@ -199,10 +215,10 @@ def test_unusable_voices_and_server_errors_are_shown_on_the_page(page: Page, spa
     expect(page.locator("#mixer .songs")).not_to_be_visible()
 
 
-def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
+def test_a_recording_of_the_microphone_is_accompanied_and_is_not_silent(page: Page) -> None:
     record = page.locator("#recorder [data-do=sing]")
     page.evaluate(MICROPHONES)
-    # the second click comes too early
+    # the second click of a double click does not stop the recording
     record.dblclick()
     # a busy machine stops late, and only the first second is used
     expect(page.locator("#recorder .status")).to_have_text("Recording: 2 s")
@@ -247,7 +263,7 @@ def test_recording_survives_closing_its_panel_playback_and_a_failed_upload(page:
     sing = page.locator("#recorder [data-do=sing]")
     sing.click()
     expect(page.locator(".stems canvas")).to_have_count(4)
-    # within which it would begin to play
+    # it would begin to play within this time
     page.wait_for_timeout(1000)
     expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Play")
     expect(status).to_contain_text("Recording")
@@ -275,6 +291,9 @@ def test_a_phone_does_not_scroll_sideways_and_the_keyboard_is_enough(page: Page,
     fits = "width => document.documentElement.scrollWidth <= width"
     for dark in (True, False):
         page.emulate_media(color_scheme="dark" if dark else "light")
-        (body.to_contain_class if dark else body.not_to_contain_class)("dark")
+        if dark:
+            body.to_contain_class("dark")
+        else:
+            body.not_to_contain_class("dark")
         page.wait_for_function(fits, arg=SMALLEST["width"])
         assert studio.findings(page, axe) == []

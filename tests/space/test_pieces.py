@@ -16,6 +16,7 @@ from space.studio import Page
 from vocals import EXAMPLE
 
 STEMS = ("drums", "bass", "chords", "pads")
+# decodes base64 files in the browser, and returns the samples of their left channels
 DECODE = """async (sounds) => {
     const ctx = new OfflineAudioContext(2, 1, 48000);
     const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)).buffer;
@@ -33,7 +34,7 @@ def stereo_stem(name: str) -> np.ndarray:
 
 
 def pieces_of(sound: np.ndarray, rate: int, seconds: float) -> list:
-    """A sound that arrives in parts of so many seconds, as pieces."""
+    """Pieces of a sound (float [N] or [N, 2] at `rate` Hz) that arrives in parts of `seconds`."""
     encoder = OpusPieces(rate, 1 if sound.ndim == 1 else sound.shape[1])
     size = round(seconds * rate)
     pieces = []
@@ -46,6 +47,7 @@ def pieces_of(sound: np.ndarray, rate: int, seconds: float) -> list:
 
 
 def uncut(sound: np.ndarray) -> np.ndarray:
+    """A stereo sound (float32 [N, 2]) encoded as one Opus file and decoded: float32 [N, 2]."""
     encoder = OpusPieces(RATE, 2)
     encoder.add(sound)
     encoder.finish()
@@ -53,6 +55,7 @@ def uncut(sound: np.ndarray) -> np.ndarray:
 
 
 def decibels(error: np.ndarray, sound: np.ndarray) -> float:
+    """The level of an error relative to a sound of the same shape, in dB."""
     return float(10 * np.log10((np.mean(error**2) + 1e-12) / (np.mean(sound**2) + 1e-12)))
 
 
@@ -64,6 +67,7 @@ def test_joins_differ_by_less_than_40_decibels_from_the_uncut_stem(name: str) ->
     joined = np.concatenate([decoded(piece) for piece in pieces])
     assert len(pieces) > 8
     assert joined.shape == sound.shape
+    # 20 ms before and after each join
     around = [slice(piece.start - 960, piece.start + 960) for piece in pieces[1:]]
     assert max(decibels((joined - whole)[near], whole[near]) for near in around) < -40
 
@@ -95,19 +99,20 @@ def test_other_rates_are_resampled_without_a_seam(rate: int, channels: int) -> N
     assert decibels((joined - expected)[RATE // 2 : -RATE // 2], expected) < -25
 
 
-def test_the_checksum_is_oggs() -> None:
+def test_the_checksum_equals_that_in_an_ogg_page_of_libsndfile() -> None:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(960, dtype=np.float32), RATE, format="OGG", subtype="OPUS")
-    first = buffer.getvalue()[:47]
-    assert checksum(first[:22] + bytes(4) + first[26:]) == int.from_bytes(first[22:26], "little")
+    # bytes 22 to 25 are the checksum, which is computed with zeros in its place
+    first_page = buffer.getvalue()[:47]
+    assert checksum(first_page[:22] + bytes(4) + first_page[26:]) == int.from_bytes(first_page[22:26], "little")
 
 
 def test_a_band_of_four_stereo_stems_is_a_twelfth_of_a_megabyte_a_second_at_most(tmp_path: Path) -> None:
     stems = {name: stereo_stem(name) for name in STEMS}
     pieces = takes.Pieces(tmp_path)
-    size = RATE
-    for start in range(0, len(stems["bass"]), size):
-        pieces.add({name: sound[start : start + size] for name, sound in stems.items()}, RATE)
+    # a second at a time
+    for start in range(0, len(stems["bass"]), RATE):
+        pieces.add({name: sound[start : start + RATE] for name, sound in stems.items()}, RATE)
     pieces.finish()
     seconds = len(stems["bass"]) / RATE
     bytes_sent = sum(path.stat().st_size for path in tmp_path.glob("*.opus"))

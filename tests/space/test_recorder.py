@@ -23,6 +23,7 @@ from vocals import EXAMPLE
 
 pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
+# Hz, beats per minute, and beats in the microphone's file
 RATE, TEMPO, BEATS = 48_000, 90, 120
 # ms until a downloaded file has faded in, including the window of the onset curve
 FADED_IN = 60
@@ -50,10 +51,17 @@ def tick() -> np.ndarray:
 
 
 def ticks_of(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Start times of ticks in seconds, by correlation: float64 [number of ticks]."""
+    """Start times of ticks in a sound (float32 [N] at `rate` Hz), by correlation.
+
+    Returns:
+        seconds, in order: float64 [ticks].
+    """
     template = audio.resample(tick().astype(np.float32), RATE, rate)
     match = np.abs(np.correlate(samples, template, "valid"))
-    found, apart = [], rate * 60 // TEMPO // 2
+    # half a beat, in samples
+    apart = rate * 60 // TEMPO // 2
+    found = []
+    # at least half as loud as the tick in the microphone's file
     while match.max() > 0.5 * np.dot(template, template) * 0.9:
         at = int(match.argmax())
         found.append(at / rate)
@@ -74,7 +82,7 @@ def onsets_of(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def nearest(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Delay of the nearest found time after each wanted time: float64 [number wanted]."""
+    """Seconds from each wanted time to the nearest found one, negative if that is earlier: float64 [wanted]."""
     apart = found[None] - wanted[:, None]
     return apart[np.arange(len(wanted)), np.abs(apart).argmin(axis=1)]
 
@@ -93,7 +101,7 @@ TOPS = """() => [...document.querySelectorAll('.transport > :not(.doubt, .clock)
     .map((each) => each.getBoundingClientRect()).filter(({ width }) => width).map(({ top }) => top)"""
 
 
-def test_beside_what_the_recorder_says_the_toolbar_keeps_one_line(singer: Browser, space: Space) -> None:
+def test_the_toolbar_keeps_one_line_beside_the_recorders_message(singer: Browser, space: Space) -> None:
     page = open_page(singer, space, viewport={"width": 1440, "height": 900})
     page.get_by_text("Record to a click").click()
     page.get_by_role("button", name="Record to the click").click()
@@ -113,6 +121,7 @@ def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer
     tab_to(page, "Record to a click", "Enter")
     tab_to(page, "Tempo")
     page.keyboard.type(str(TEMPO))
+    # the first take is recorded without compensation, and shows the latency for the second
     for latency in ("0", ""):
         tab_to(page, "Latency")
         page.keyboard.type(latency or str(round(1000 * latency_of_take(space))))
@@ -151,6 +160,7 @@ def test_a_take_recorded_to_the_click_by_keyboard_gets_drums_on_its_beats(singer
     inside = beats[beats < len(band) / rate - 0.1]
     for name, sound in (("band", band), ("drums", drums)):
         onsets = onsets_of(sound, rate)
+        # share of places with an onset within 40 ms: of the beats, and of places 120 ms after them
         on, beside = (np.mean(np.abs(nearest(onsets, inside + by)) < 0.04) for by in (0.0, 0.12))
         print(f"onsets of the {name}: {on:.2f} of {len(inside)} beats, {beside:.2f} 120 ms late")
         assert on >= 0.9, name

@@ -16,13 +16,20 @@ from space.test_desk import STATIC
 from space.test_network import DESK
 from vocals import EXAMPLE
 
-# as in a page inside another page, where browsers refuse it
+# the browser refuses storage with an error of this NAME, as in a page inside another page
 REFUSED = "IDBFactory.prototype.open = () => { throw new DOMException('refused', 'NAME'); }"
 
 
 @dataclass
 class Restarted:
-    """The page after the restart; the chords, the band's seed and take 1's file of before."""
+    """The page after the restart, and what it had before.
+
+    Args:
+        page: the page.
+        chords: the chords on the timeline.
+        seed: of the band that was interrupted.
+        band: take 1's band (float32 [N, 2] at 44.1 kHz).
+    """
 
     page: Page
     chords: list[str]
@@ -34,6 +41,7 @@ class Restarted:
 def restarted(
     browser: Browser, bundled_model: object, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Restarted]:
+    """A Space with a corrected chord and a named take, killed during the next band and started again."""
     with served("hafm-tiny (bundled)", tmp_path_factory.mktemp("restarted")) as space:
         page = studio.open_page(browser, space, **request.param)
         studio.upload(page, EXAMPLE)
@@ -61,6 +69,7 @@ def restarted(
         asked: list[str] = []
 
         def dismiss(dialog: Any) -> None:
+            """Stays on the page."""
             asked.append(dialog.type)
             dialog.dismiss()
 
@@ -83,11 +92,11 @@ def test_corrections_are_there_again_after_a_restart(restarted: Restarted) -> No
     assert studio.chords(restarted.page) == restarted.chords
 
 
-def test_stars_are_there_again_after_a_restart(restarted: Restarted) -> None:
+def test_kept_takes_are_marked_again_after_a_restart(restarted: Restarted) -> None:
     expect(restarted.page.get_by_role("button", name="Keep Mine")).to_have_attribute("aria-pressed", "true")
 
 
-def test_a_take_of_before_a_restart_is_downloaded_as_it_was(restarted: Restarted) -> None:
+def test_a_take_made_before_a_restart_is_downloaded_as_it_was(restarted: Restarted) -> None:
     again, rate = audio.read_audio(studio.downloaded(restarted.page, "Download band"), mono=False)
     assert rate == 44_100
     assert again.shape == restarted.band.shape
@@ -123,7 +132,7 @@ def test_a_browser_that_keeps_nothing_says_so_and_works(page: Page, name: str, s
 def test_a_song_of_an_earlier_visit_is_offered(page: Page) -> None:
     studio.upload(page, EXAMPLE)
     expect(studio.summary(page)).to_contain_text("chords (estimated)")
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(studio.KEPT_MS)
     later = page.context.new_page()
     later.goto(page.url)
     later.get_by_role("button", name="Previous voice").click()

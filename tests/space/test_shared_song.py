@@ -18,7 +18,7 @@ from space.studio import Browser, Page, expect, in_both_windows
 from vocals import EXAMPLE
 
 RATE = 44_100
-# of a track, as it is heard, over the next 0.3 s
+# root mean square of a track as it is heard: of the last 16,384 samples, after 0.6 s
 LEVEL = """(name) => new Promise((done) => {
     const analyser = new AnalyserNode(ctx, { fftSize: 16384 });
     tracks[name].gain.connect(analyser);
@@ -28,6 +28,7 @@ LEVEL = """(name) => new Promise((done) => {
         done(Math.sqrt(samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length));
     }, 600);
 })"""
+# the browser does not decode Opus
 NO_OPUS = """
     const decode = AudioContext.prototype.decodeAudioData;
     AudioContext.prototype.decodeAudioData = function (bytes) {
@@ -35,7 +36,9 @@ NO_OPUS = """
         return ogg ? Promise.reject(new Error('no Opus here')) : decode.call(this, bytes);
     };
 """
+# a name that would change the page's title if it became HTML
 HOSTILE = "</script><script>document.title = 'broken'</script><img src=x onerror=\"document.title = 'broken'\">"
+# of each bar: seconds from its start, and name
 CHORDS = [(0, "Am7"), (1, "F♯m")]
 BARS = [
     {
@@ -65,6 +68,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> takes.Job:
 
 
 def shared(job: takes.Job, channels: dict[str, object] | None = None) -> Path:
+    """Writes the song file of a take, with mixer settings by channel if given, and returns its path."""
     song = {"title": "A song", "about": "A minor", "bars": BARS}
     return shared_song.write_song(job, {"ask": {"song": song}, "channels": channels})
 
@@ -83,6 +87,7 @@ def offline(browser: Browser, options: dict) -> Iterator[Page]:
 
 
 def opened(page: Page, path: Path) -> None:
+    """Opens a song file, and waits until it can be played."""
     page.goto(path.as_uri())
     expect(page.get_by_role("button", name="Play")).to_be_enabled()
 
@@ -129,7 +134,7 @@ def test_each_track_can_be_heard_alone(job: takes.Job, offline: Page) -> None:
     assert offline.evaluate(LEVEL, "band") > 0.005
 
 
-def test_a_bar_is_a_place_to_play_from(job: takes.Job, offline: Page) -> None:
+def test_pressing_a_bar_moves_the_playhead_to_it(job: takes.Job, offline: Page) -> None:
     opened(offline, shared(job))
     offline.get_by_role("button", name=re.compile("^4")).click()
     expect(offline.locator("#clock")).to_have_text("0:06 / 0:10")
@@ -157,12 +162,13 @@ def test_names_do_not_become_html(job: takes.Job, offline: Page) -> None:
 def test_only_its_own_script_runs_in_a_shared_file(job: takes.Job, offline: Page, tmp_path: Path) -> None:
     text = shared(job).read_text(encoding="utf-8")
     # as if a name had become HTML after all
-    (tmp_path / "broken.html").write_text(text.replace("<main>", f"<main>{HOSTILE[9:]}"), encoding="utf-8")
+    injected = HOSTILE.removeprefix("</script>")
+    (tmp_path / "broken.html").write_text(text.replace("<main>", f"<main>{injected}"), encoding="utf-8")
     opened(offline, tmp_path / "broken.html")
     expect(offline).to_have_title("A song")
 
 
-def test_levels_are_those_of_the_mixer(job: takes.Job) -> None:
+def test_a_muted_band_is_left_out_and_muting_both_tracks_is_refused(job: takes.Job) -> None:
     muted: dict[str, object] = {name: {"muted": True} for name in job.stems}
     assert b"id='band-opus'" not in shared(job, muted).read_bytes()
     assert b"id='voice-opus'" in shared(job, muted).read_bytes()

@@ -42,7 +42,7 @@ DIRECT = "AudioContext.prototype.createMediaStreamSource = function () { return 
 
 @pytest.fixture(params=[""])
 def loop(browser: Browser, space: Space, options: dict, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page, whose microphone hears what it plays; another script may be added."""
+    """The page, whose microphone hears what it plays after `LATENCY_MS`; the parameter is one more script."""
     context = browser.new_context(**options)
     context.add_init_script(LOOPBACK.replace("LATENCY", str(LATENCY_MS / 1000)) + request.param)
     context.set_default_timeout(60_000)
@@ -54,7 +54,7 @@ def loop(browser: Browser, space: Space, options: dict, request: pytest.FixtureR
 
 
 def measured(page: Page) -> float:
-    """The latency that the page measures, in milliseconds."""
+    """Presses Measure, waits, and returns the latency that the page has measured, in milliseconds."""
     studio.push(page.locator("#recorder summary"))
     studio.push(page.get_by_role("button", name="Measure", exact=True))
     expect(page.locator("#recorder .status")).to_have_text(re.compile(r"The latency is \d+ ms"))
@@ -85,7 +85,13 @@ def example(page: Page) -> None:
 
 
 def sing(page: Page, bar: int, until: str) -> None:
-    """Sings again from a bar on, up to another place, and waits until both voices can be heard."""
+    """Sings again from a bar on, and waits until both voices can be heard.
+
+    Args:
+        page: the page, with a band.
+        bar: the first bar to sing.
+        until: what the status must show before Stop is pressed, such as "bar 4, beat 4".
+    """
     if not page.get_by_label("From bar").is_visible():
         studio.push(page.locator("#recorder summary"))
     page.get_by_label("From bar").fill(str(bar))
@@ -98,6 +104,7 @@ def sing(page: Page, bar: int, until: str) -> None:
 
 
 def bar_starts(page: Page) -> list[float]:
+    """The seconds at which the bars on the timeline begin."""
     return page.locator("#timeline .bars li:not([inert])").evaluate_all(
         "bars => bars.map((bar) => Number(bar.dataset.start))"
     )
@@ -108,7 +115,8 @@ def test_a_voice_is_sung_again_from_bar_3_in_time_and_all_else_stays(loop: Page)
     example(loop)
     measured(loop)
     before = studio.sounds_in(studio.downloaded(loop, "Download stems"))
-    shown, (_, _, third, fourth, *_) = studio.chords(loop), bar_starts(loop)
+    shown = studio.chords(loop)
+    _, _, third, fourth, *_ = bar_starts(loop)
     about = studio.summary(loop).inner_text()
     sing(loop, 3, "bar 4, beat 4")
     studio.keep_screenshot(loop, "old or new voice")
@@ -125,9 +133,10 @@ def test_a_voice_is_sung_again_from_bar_3_in_time_and_all_else_stays(loop: Page)
     # before the bar it is the old voice, up to the resampling in the browser
     early = slice(rate // 2, round((third - 0.1) * rate))
     assert audio.rms_dbfs(new[early] - old[early]) < audio.rms_dbfs(old[early]) - 30
-    # then what the microphone heard, which is the band, as late as the band is
+    # then what the microphone heard, which is the band, in time with the band
     late = slice(round((third + 0.1) * rate), round((fourth + 0.5) * rate))
     part = band[late]
+    # up to 100 ms earlier or later
     reach = rate // 10
     around = new[late.start - reach : late.stop + reach]
     match = np.abs(np.correlate(around, part, "valid"))
@@ -137,7 +146,7 @@ def test_a_voice_is_sung_again_from_bar_3_in_time_and_all_else_stays(loop: Page)
     assert match.max() > 0.8 * np.linalg.norm(part) * np.linalg.norm(new[late])
 
 
-def test_the_old_voice_can_be_kept(loop: Page) -> None:
+def test_the_old_voice_can_be_heard_and_kept_instead_of_the_new_one(loop: Page) -> None:
     example(loop)
     picture = "document.querySelector('.sung canvas').toDataURL()"
     old = loop.evaluate(picture)

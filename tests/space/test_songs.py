@@ -29,11 +29,20 @@ EMPTY = dict.fromkeys(songs.KINDS) | {name: row.default for name, row in songs.O
 
 
 def request(vocal: Path, seconds: float = 0, ends: dict[str, float] | None = None, **options: object) -> songs.Request:
+    """A request for a song of the bundled model without the fine stage.
+
+    Args:
+        vocal: the voice's file.
+        seconds: how much of it is used; 0: all of it.
+        ends: options of intro, outro and tail.
+        options: generation options; by default seed 1.
+    """
     chosen = GenerationOptions.of(given={"seed": 1, "skip_fine": True, **options})
     return songs.Request(str(vocal), MODEL, chosen, seconds, ends=ends or {})
 
 
 def job_of(wanted: songs.Request) -> takes.Job:
+    """Generates a song, and returns the finished take."""
     *_, job = songs.make_job(wanted)
     assert isinstance(job, takes.Job)
     return job
@@ -73,7 +82,7 @@ def test_an_option_out_of_range_is_refused_in_one_sentence(given: dict[str, obje
         songs.Request.of({"path": "a.wav"}, *(EMPTY | given).values()).parameters()
 
 
-def test_a_song_is_written_to_files(voices: Path) -> None:
+def test_a_take_is_written_mixed_and_zipped(voices: Path) -> None:
     job = job_of(request(voices / "song.wav", seconds=1))
     assert sorted(path.name for path in job.folder.iterdir()) == ["song_instrumental.wav", "song_vocal.wav"]
     assert takes.mix_job(job, {"voice": takes.Channel(), "band": takes.Channel(-6.0)}).name == "song_mix.wav"
@@ -81,7 +90,7 @@ def test_a_song_is_written_to_files(voices: Path) -> None:
         assert stems.testzip() is None
 
 
-def test_closing_stops_the_running_stage_and_leaves_no_file(voices: Path) -> None:
+def test_closing_a_generation_stops_the_running_stage_and_leaves_no_file(voices: Path) -> None:
     before = set(takes.JOBS.iterdir())
     steps = songs.make_job(request(voices / "patience.wav"))
     # no result for half a second: it is running
@@ -96,6 +105,7 @@ def test_closing_stops_the_running_stage_and_leaves_no_file(voices: Path) -> Non
 
 @pytest.mark.parametrize(
     ("ends", "intro", "added", "stems"),
+    # seconds before the voice, and seconds added in all, at 120 beats per minute
     [({}, 0.0, 0.0, None), ({"tail": 1.0}, 0.0, 1.0, True), ({"intro_bars": 1, "outro_bars": 1}, 2.1, 5.6, None)],
 )
 def test_only_the_selected_seconds_are_replaced(
@@ -118,9 +128,10 @@ def test_only_the_selected_seconds_are_replaced(
     moved = replace(remade, lead_sheet=sheet).parameters()["lead_sheet"]
     assert moved.beats == pytest.approx([intro, intro + 0.5])
     assert "lead_sheet" not in replace(remade, lead_sheet=LeadSheet(style="folk")).parameters()
-    for style, updates in (("folk", None), ("rock", "rock")):
+    # only a style other than the take's is passed on
+    for style, passed in (("folk", None), ("rock", "rock")):
         options = replace(other.options, style=style)
-        assert replace(remade, options=options).parameters().get("style") == updates
+        assert replace(remade, options=options).parameters().get("style") == passed
     new = job_of(remade)
     assert (new.seed, new.source, new.intro, new.added, new.stems) == (2, old.source, old.intro, old.added, parts)
     for part in ("instrumental", *parts):
@@ -290,14 +301,17 @@ def test_an_expired_job_gives_a_remedy_and_is_left_out_of_projects(tmp_path: Pat
         assert archive.namelist() == ["project.json", projects.EXAMPLES[0].name]
 
 
-def test_a_limit_in_seconds_admits_a_long_vocal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_in_seconds_admits_a_long_vocal_and_reading_it_renews_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(songs, "MAX_SECONDS", 2.0)
     path = audio.write_audio(tmp_path / "long.wav", glide(2.5), CODEC_RATE)
     with pytest.raises(audio.HAFMAudioError, match="longer than 2 s"):
         songs.read_vocal(str(path), 0)
+    # reading touches the file, so that it expires later
     before = path.stat().st_ctime_ns
     time.sleep(0.1)
-    assert len(songs.read_vocal(str(path), 1.5)[0]) == 36_000
+    assert len(songs.read_vocal(str(path), 1.5)[0]) == 1.5 * CODEC_RATE
     assert path.stat().st_ctime_ns > before
 
 
@@ -320,6 +334,7 @@ def test_the_page_says_what_is_odd_about_a_voice(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("frames", [0, 1, 20])
 def test_a_voice_is_read_to_its_end_whatever_its_first_frame_states(frames: int, tmp_path: Path) -> None:
     whole = file_bytes(glide(3.0), format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
+    # the header's number of frames: 4 bytes, after its name and flags
     place = whole.find(b"Xing") + 8
     (tmp_path / "voice.mp3").write_bytes(whole[:place] + frames.to_bytes(4, "big") + whole[place + 4 :])
     samples, rate = songs.read_vocal(str(tmp_path / "voice.mp3"), 0)
@@ -365,6 +380,7 @@ def test_streamed_pieces_are_the_take_and_stopping_keeps_them(tmp_path: Path, mo
     np.testing.assert_array_equal(begun, band[: len(begun)])
     # but not if the voice has not begun
     early = replace(wanted, ends={"intro_bars": 4}, lead_sheet=LeadSheet(beats=[0.0, 1.0], beats_per_bar=4))
-    made = list(songs.make_job(early, live := takes.LiveTake(), lambda: bool(live.chunks)))
+    live = takes.LiveTake()
+    made = list(songs.make_job(early, live, lambda: bool(live.chunks)))
     assert live.chunks
     assert not any(isinstance(each, takes.Job) for each in made)

@@ -20,12 +20,13 @@ from space.test_desk import STATIC
 from space.test_network import DESK
 from vocals import EXAMPLE
 
-# however they are written
+# the twelve roots, some in unusual spellings
 ROOTS = ("C", "C#", "D", "Eb", "Fb", "F", "Gb", "G", "G#", "A", "A#", "Cb")
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
 
 def saved(page: Page) -> LeadSheet:
+    """The lead sheet that the page saves as a file."""
     return read_lead_sheet(downloaded(page, "Save lead sheet"))
 
 
@@ -35,8 +36,9 @@ def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: 
     assert estimate.key == "F:maj"
     assert set(estimate.estimated) == {"beats", "beats_per_bar", "chords", "key"}
     # recorded to a 96 BPM click from 0.2 s on; the beats cover the song
-    nearest = np.abs(np.subtract.outer(0.2 + 0.625 * np.arange(17), estimate.beats)).min(axis=1)
-    assert nearest.max() < 0.03
+    clicks = 0.2 + 0.625 * np.arange(17)
+    apart = np.abs(np.subtract.outer(clicks, estimate.beats)).min(axis=1)
+    assert apart.max() < 0.03
     press(ready, "Bar 2")
     ready.locator("#timeline").get_by_role("button", name="Bar 3", exact=True).click(modifiers=["Shift"])
     expect(ready.locator("#timeline .chosen")).to_contain_text("Selected: bars 2 to 3")
@@ -50,6 +52,7 @@ def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: 
     expect(summary(ready)).to_contain_text("(estimated), chords (given)")
     corrected = saved(ready)
     (changed,) = [chord for chord in corrected.chords if chord[2] == "F#dim"]
+    # the first beat of bar 2; two bars of four beats are selected
     first = estimate.downbeat + 4
     np.testing.assert_allclose(changed[:2], (estimate.beats[first], estimate.beats[first + 8]), atol=1e-6)
     assert corrected.beats == estimate.beats
@@ -75,7 +78,9 @@ def test_estimates_are_corrected_undone_saved_and_loaded(ready: Page, tmp_path: 
     ready.locator("#mixer input[type=file]").set_input_files(tmp_path / "corrected.json")
     expect(ready.locator("#timeline .chords")).to_contain_text("F♯dim")
     assert saved(ready) == corrected
-    for text in ("[1, 2]", tempo := '{"tempo": 96}', '{"beats": [2, 1]}', tempo, '{"beats":[0,1], "beats_per_bar":7}'):
+    # the messages alternate, so that each is a new one
+    tempo = '{"tempo": 96}'
+    for text in ("[1, 2]", tempo, '{"beats": [2, 1]}', tempo, '{"beats":[0,1], "beats_per_bar":7}'):
         said = "has tempo; here it needs" if "tempo" in text else "This file is not a lead sheet"
         (tmp_path / "other.json").write_text(text)
         ready.locator("#mixer input[type=file]").set_input_files(tmp_path / "other.json")
@@ -222,9 +227,10 @@ def test_a_stereo_voice_is_analysed_with_its_pitch(bundled_model: Path, tmp_path
     assert ready["seconds"] == 4.0
     assert "beats" not in ready["sheet"]["estimated"]
     np.testing.assert_allclose(np.diff(ready["sheet"]["beats"]), 0.625, atol=0.02)
-    notes = [note for note in ready["pitch"] if note is not None]
-    # A4 is the first note
+    # 4 s, at 25 values a second
     assert len(ready["pitch"]) == pytest.approx(100, abs=1)
+    # the first note is an A4, 69 in MIDI
+    notes = [note for note in ready["pitch"] if note is not None]
     assert abs(np.median(notes[:10]) - 69) < 1
 
 
@@ -252,7 +258,13 @@ def test_only_files_uploaded_by_the_browser_are_read(tmp_path: Path) -> None:
 
 
 def evaluated(page: Page, body: str, *values: Any) -> Any:
-    """What a JavaScript function body returns with `sheet`, the module sheet.js, and `values` in scope."""
+    """Runs the body of a JavaScript function on the page, and returns its result.
+
+    Args:
+        page: the page.
+        body: has in scope `sheet`, the module sheet.js; `values`; and `read(label)`, false for what is no chord.
+        values: as JSON.
+    """
     path = str(Path(listening.__file__).parent / "static" / "sheet.js")
     return page.evaluate(
         f"""async ([path, ...values]) => {{
@@ -266,12 +278,14 @@ def evaluated(page: Page, body: str, *values: Any) -> Any:
 
 def test_the_page_spells_and_reads_chords_as_the_server_does(page: Page) -> None:
     suffixes = {"maj": "", "min": "m", "dim": "dim"}
-    asked = [[f"{root}{suffixes[third]}", key] for key in SPELLING for third in suffixes for root in ROOTS]
+    asked = []
+    expected = []
+    for key, thirds in SPELLING.items():
+        for third, suffix in suffixes.items():
+            asked += [[f"{root}{suffix}", key] for root in ROOTS]
+            expected += [f"{root}{suffix}" for root in thirds[third].split()]
     spelled = evaluated(page, "return values[0].map((each) => sheet.spell(...each));", asked)
-    table = [
-        f"{root}{suffixes[third]}" for key in SPELLING for third in suffixes for root in SPELLING[key][third].split()
-    ]
-    assert spelled == table
+    assert spelled == expected
     labels = [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"], ["D#m7b5", "Ab:maj"]]
     shown = evaluated(page, "return values[0].map((each) => sheet.spell(...each));", labels)
     assert shown == ["Bb", "C#m7", "F#m", "N", "Ebm7b5"]
@@ -284,6 +298,7 @@ def test_the_page_spells_and_reads_chords_as_the_server_does(page: Page) -> None
 
 
 def symbol(label: str) -> tuple[str, Any, str | None]:
+    """Root, degrees and bass of a chord, whatever its notation; bass None: the root."""
     chord = read_chord(label)
     assert chord is not None
     return chord.root, chord.degrees, chord.bass

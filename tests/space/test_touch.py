@@ -28,11 +28,12 @@ def tap(page: Page, box: Any) -> None:
 
 
 def beats_menu(page: Page) -> None:
+    """Opens the menu of tempo and beats."""
     page.locator("#timeline .tempo").tap()
 
 
 @on_phone
-def test_one_can_tap_along_for_as_long_as_one_likes(ready: Page) -> None:
+def test_the_tap_button_does_not_move_during_ten_taps(ready: Page) -> None:
     beats_menu(ready)
     button = ready.locator("#timeline [data-do=tap]")
     finger = place(button)

@@ -24,13 +24,18 @@ KARAOKE = ("Ani_1_01", "Kenshin_2_01", "titon_1_05")
 
 
 def sentences(samples: np.ndarray, rate: int) -> list[str]:
+    """What the page would say of a recording (float32 [N] at `rate` Hz), as a list of sentences."""
     listened = audio.resample(audio.turned_up(samples, rate), rate, LISTENING_RATE)
     pitch = midi_pitch(fundamental_frequency(listened, LISTENING_RATE))
     return voice_check.remarks(samples, rate, pitch)
 
 
 def spoken(seconds: float = 8.0) -> np.ndarray:
-    """Something like speech: syllables of 0.15 s whose pitch falls by a fifth, and pauses between the phrases."""
+    """Something like speech: syllables of 0.15 s whose pitch falls by a fifth, and pauses between the phrases.
+
+    Returns:
+        float32 [N] at `RATE`.
+    """
     time = np.arange(round(seconds * RATE)) / RATE
     syllable = (time % 0.2) / 0.2
     pitch = 150 * 2 ** (0.6 * (0.5 - syllable)) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time))
@@ -41,7 +46,7 @@ def spoken(seconds: float = 8.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", SINGERS)
-def test_nothing_is_said_of_a_real_singer(name: str, shared_data: Path) -> None:
+def test_a_real_singer_gets_no_remark(name: str, shared_data: Path) -> None:
     assert sentences(*audio.read_audio(shared_data / "real" / f"{name}.wav")) == []
 
 
@@ -57,11 +62,12 @@ def test_an_accompanied_example_is_a_finished_mix() -> None:
     assert sentences(*audio.read_audio(mix)) == [voice_check.MIX]
 
 
-def test_nothing_is_said_of_an_example() -> None:
+def test_an_example_gets_no_remark() -> None:
     assert sentences(*audio.read_audio(EXAMPLE)) == []
 
 
 def noise() -> np.ndarray:
+    """6 s of white noise: float32 [N] at `RATE`."""
     return np.random.default_rng(0).normal(0, 0.1, 6 * RATE).astype(np.float32)
 
 
@@ -73,7 +79,7 @@ def test_speech_is_not_singing() -> None:
     assert sentences(spoken(), RATE) == [voice_check.SPEECH]
 
 
-def test_a_clipped_voice_is_clipped() -> None:
+def test_a_clipped_voice_is_called_clipped() -> None:
     voice, rate = audio.read_audio(EXAMPLE)
     assert sentences(np.clip(6 * voice, -1, 1), rate) == [voice_check.CLIPPED]
 
@@ -85,7 +91,7 @@ def test_silence_is_refused_with_a_sentence(tmp_path: Path) -> None:
 
 
 def quieter(voice: np.ndarray) -> np.ndarray:
-    """A voice at −42 dBFS."""
+    """A voice (float32 [N]) scaled to −42 dBFS."""
     return voice * np.float32(audio.decibels_to_gain(-42 - audio.rms_dbfs(voice)))
 
 

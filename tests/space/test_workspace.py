@@ -15,12 +15,12 @@ from vocals import EXAMPLE
 
 SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
 OPTIONS = [{"viewport": {"width": wide, "height": high}, "has_touch": wide < 500} for wide, high in SIZES.values()]
-# these need a microphone, a file, another voice or a new song, which other tests cover
+# CSS selector of controls that other tests cover: they need a microphone, a file, another voice or a new song
 ELSEWHERE = "[data-do=sing], [data-do=record], [data-do=again], [data-do=measure], [data-do=open], [data-do=load]"
-# a song whose lanes have all been muted by then is not shared
+# a song is not shared once all its lanes are muted, as this test has done by then
 ELSEWHERE += ", [data-file=song], [data-do=new], #run, #stop, #remake"
 ELSEWHERE += ", #model input, #style input, .voices *, dialog *, :disabled"
-# marks the first visible control that has not been operated yet
+# marks the first visible control that has not been operated yet with data-now and returns its type; null: none is left
 NEXT = """(elsewhere) => {
     const done = window.operated ??= new Set();
     const key = (each) => [each.id, each.ariaLabel, each.textContent.slice(0, 20), each.closest('.block')?.id,
@@ -35,6 +35,7 @@ NEXT = """(elsewhere) => {
     next.scrollIntoView({ block: 'center' });
     return next.type || next.tagName;
 }"""
+# HTML of the visible controls smaller than 44 px, the least for a finger (43.5: sizes are rounded)
 SMALL = """() => [...document.querySelectorAll('#workspace :is(button, input, select, summary)')]
     .filter((each) => each.checkVisibility() && !each.closest('.lane ol'))
     .map((each) => (each.matches('[type=radio], [type=checkbox]') ? each.closest('label') : each))
@@ -42,7 +43,13 @@ SMALL = """() => [...document.querySelectorAll('#workspace :is(button, input, se
 
 
 def operate(page: Page, kind: str, touch: bool) -> None:
-    """Operates the marked control, which is of this kind."""
+    """Operates the control that `NEXT` has marked, and waits for its download if it starts one.
+
+    Args:
+        page: the page.
+        kind: the control's `type`, or its tag name, as `NEXT` returns it.
+        touch: whether to tap instead of to click.
+    """
     control = page.locator("[data-now]")
     press = control.tap if touch else control.click
     if kind == "select-one":
@@ -64,11 +71,12 @@ def test_every_control_works_and_every_style_can_be_generated(page: Page, option
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
     expect(studio.summary(page)).to_contain_text("folk (given)")
-    studio.skip_fine(page, 1)
-    for number, style in enumerate(("ballad", "folk", "pop", "rock"), start=2):
+    studio.skip_fine(page, seconds=1)
+    # take 1 is the example's own
+    for take, style in enumerate(("ballad", "folk", "pop", "rock"), start=2):
         page.locator(f"#style input[value={style}]").check()
         studio.generated(page)
-        expect(page.locator("#mixer .takes")).to_contain_text(f"Take {number} · {style}")
+        expect(page.locator("#mixer .takes")).to_contain_text(f"Take {take} · {style}")
     # printing is tested elsewhere
     page.evaluate("window.print = () => {}")
     bar = page.locator("#timeline").get_by_role("button", name="Bar 1", exact=True)
@@ -80,13 +88,14 @@ def test_every_control_works_and_every_style_can_be_generated(page: Page, option
         expect(page.locator("#timeline .chosen")).to_contain_text("bars 1 to 2")
         page.get_by_role("button", name="Select nothing").tap()
         expect(page.locator("#timeline .bars :focus")).to_have_count(1)
-    count = 0
+    operated = 0
     while kind := page.evaluate(NEXT, ELSEWHERE):
         operate(page, kind, bool(options["has_touch"]))
-        count += 1
+        operated += 1
         if page.locator("dialog").is_visible():
             page.keyboard.press("Escape")
-    assert count > 60
+    # fewer would mean that controls were not found
+    assert operated > 60
     assert not errors
     expect(page.get_by_role("alert").filter(has_text=re.compile(r"\w"))).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -107,7 +116,7 @@ def test_keyboard_shortcuts_play_step_choose_takes_mute_and_list_themselves(page
     # a slow computer may have played several bars before it was stopped
     for _ in range(8):
         page.keyboard.press("Shift+ArrowLeft")
-    assert float(position.input_value()) == 0
+    assert float(position.input_value()) == 0, "stepping back by bars ends at the beginning"
     page.keyboard.press("ArrowRight")
     assert float(position.input_value()) > 0
     lane, selected = page.locator("#timeline .sung canvas"), page.locator("#timeline .selection")
@@ -130,34 +139,38 @@ def test_keyboard_shortcuts_play_step_choose_takes_mute_and_list_themselves(page
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["wide", "phone"])
-def test_axe_finds_nothing_serious_on_the_empty_page_and_its_panels(
+def test_axe_finds_nothing_serious_on_the_empty_page_its_panels_and_a_song(
     browser: Browser, space: Space, axe: Path, size: str, scheme: str
 ) -> None:
     width, height = SIZES[size]
     page = studio.open_page(browser, space, viewport={"width": width, "height": height}, color_scheme=scheme)
-    found = {"empty": studio.findings(page, axe)}
+    findings = {"empty page": studio.findings(page, axe)}
+    # the panel "Record to a click"
     page.locator("#recorder summary").click()
-    found["click"] = studio.findings(page, axe)
+    findings["recording to a click"] = studio.findings(page, axe)
+    # the list of keyboard shortcuts, over that panel
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
-    found["keys"] = studio.findings(page, axe)
-    for shown in (page.get_by_role("dialog"), page.locator("#recorder [data-do=record]")):
+    findings["keyboard shortcuts"] = studio.findings(page, axe)
+    # Escape closes the list first, then the panel
+    for closed in (page.get_by_role("dialog"), page.locator("#recorder [data-do=record]")):
         page.keyboard.press("Escape")
-        expect(shown).not_to_be_visible()
+        expect(closed).not_to_be_visible()
+    # an example with a band, a selected bar, the ways to a new voice and, on a phone, the folded controls of the song
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(studio.summary(page)).to_contain_text("folk (given)")
     studio.press(page, "Bar 2")
     page.locator("#recorder [data-do=new]").click()
     if size == "phone":
         page.locator("[data-do=all]").click()
-    found["all"] = studio.findings(page, axe)
+    findings["song with everything open"] = studio.findings(page, axe)
     studio.keep_screenshot(page, f"all {size} {scheme}")
     page.context.close()
-    assert found == dict.fromkeys(found, [])
+    assert findings == dict.fromkeys(findings, [])
 
 
 def expect_kept(page: Page, shown: list[str]) -> None:
-    """Asserts that the state of the test below is there: the named take, the settings, the lead sheet."""
+    """Waits for the state of the test below: a kept take "Mine" in rock, muted drums, given chords `shown`."""
     expect(page.locator("#mixer .takes")).to_contain_text("Mine · rock")
     for name in ("Keep Mine", "Mute drums"):
         expect(page.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
@@ -175,22 +188,23 @@ def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
     page.locator("#style input[value=rock]").check()
     studio.skip_fine(page)
     studio.generated(page)
-    # choose the listener's second-best chord with one click
-    pale = page.locator("#timeline .chords .unsure")
-    expect(pale).not_to_have_count(0)
-    pale.first.click()
-    instead, last = (page.locator(f"#timeline {each}") for each in (".next", ".chords li:last-child button"))
-    last.click(modifiers=["Shift"])
+    # an uncertain chord, selected alone, offers the estimator's second choice; a selection of several chords does not
+    unsure = page.locator("#timeline .chords .unsure")
+    expect(unsure).not_to_have_count(0)
+    unsure.first.click()
+    second_choice = page.locator("#timeline .next")
+    page.locator("#timeline .chords li:last-child button").click(modifiers=["Shift"])
     expect(page.locator("#timeline .chosen")).to_contain_text("Selected")
-    expect(instead).not_to_be_visible()
-    pale.first.click()
-    second = instead.inner_text().removesuffix(" instead")
-    instead.click()
-    assert second in studio.chords(page)
+    expect(second_choice).not_to_be_visible()
+    unsure.first.click()
+    chord = second_choice.inner_text().removesuffix(" instead")
+    second_choice.click()
+    assert chord in studio.chords(page)
     page.get_by_role("button", name="Name Take 1").click()
     page.keyboard.type("Mine")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Name Mine")).to_be_focused()
+    # Escape discards a name
     page.keyboard.press("Enter")
     page.keyboard.type("Yours")
     page.keyboard.press("Escape")
@@ -218,35 +232,42 @@ def test_the_workspace_survives_a_reload_and_a_project_moves_it_to_another_user(
 
 
 def test_takes_survive_a_refused_file_another_voice_and_a_running_generation(page: Page, voices: Path) -> None:
-    takes, last = page.locator("#mixer").get_by_role("radio"), page.get_by_role("button", name="Previous voice")
+    takes = page.locator("#mixer").get_by_role("radio")
+    previous_voice = page.get_by_role("button", name="Previous voice")
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(takes).to_have_count(1)
+    # a refused file
     studio.upload(page, voices / "silent.wav")
     expect(studio.announced(page)).to_contain_text("silent.wav is silent")
     expect(takes).to_have_count(1)
-    expect(last).not_to_be_visible()
+    expect(previous_voice).not_to_be_visible()
+    # another voice, and back
     studio.upload(page, voices / "song.wav")
     expect(studio.announced(page)).to_have_text("")
     expect(takes).to_have_count(0)
-    last.click()
+    previous_voice.click()
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
     expect(studio.summary(page)).to_contain_text("folk (given)")
-    expect(last).not_to_be_visible()
+    expect(previous_voice).not_to_be_visible()
     studio.upload(page, voices / "patience.wav")
     # no stems of the previous voice
     expect(page.locator(".stems canvas")).to_have_count(0)
-    stop, mine = page.get_by_role("button", name="Stop the band"), page.get_by_role("button", name="Keep Mine")
+    stop = page.get_by_role("button", name="Stop the band")
+    keep_mine = page.get_by_role("button", name="Keep Mine")
+    # the second click of a double click starts nothing
     page.get_by_role("button", name="Play a band").dblclick()
     expect(page.locator(".stems canvas")).to_have_count(4)
     stop.click()
     expect(takes).to_be_checked()
+    # the stopped take is named and kept while the next one is generated
     studio.generate(page)
     page.get_by_role("button", name="Name Take 2").click()
     page.keyboard.type("Mine")
     page.get_by_role("button", name="Keep Take 2").click()
     # the take in progress plays instead
     expect(takes).not_to_be_checked()
-    expect(mine).to_have_attribute("aria-pressed", "true")
+    expect(keep_mine).to_have_attribute("aria-pressed", "true")
+    # other voices while it is generated
     studio.upload(page, voices / "song.wav")
     expect(page.locator(".stems canvas")).to_have_count(0)
     page.get_by_role("button", name="New voice").click()
@@ -255,12 +276,21 @@ def test_takes_survive_a_refused_file_another_voice_and_a_running_generation(pag
     with page.expect_response(lambda reply: "predict" in reply.url and "Take 4" in reply.text()):
         stop.click()
     expect(takes).to_be_checked()
-    last.click()
+    # the voice of before has the kept take and the one that was stopped
+    previous_voice.click()
     expect(takes).to_have_count(2)
-    expect(mine).to_have_attribute("aria-pressed", "true")
+    expect(keep_mine).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="New voice").click()
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
+
+
+# what a file dropped onto the page comes in
+DATA_TRANSFER = """([bytes, name]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name));
+    return data;
+}"""
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus")])
@@ -268,9 +298,7 @@ def test_phone_recordings_can_be_dropped_onto_the_page(page: Page, tmp_path: Pat
     path = tmp_path / name
     command = ["ffmpeg", "-v", "error", "-i", str(EXAMPLE), "-t", "4", "-c:a", codec, str(path)]
     subprocess.run(command, check=True, timeout=60)
-    given = "data.items.add(new File([new Uint8Array(bytes)], name))"
-    given = f"([bytes, name]) => {{ const data = new DataTransfer(); {given}; return data; }}"
-    data = page.evaluate_handle(given, [list(path.read_bytes()), name])
+    data = page.evaluate_handle(DATA_TRANSFER, [list(path.read_bytes()), name])
     page.locator("#recorder [data-do=sing]").click()
     expect(page.locator("#recorder .status")).to_have_text("Recording: 1 s")
     page.dispatch_event("#workspace", "drop", {"dataTransfer": data})

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 GIBIBYTE = 1 << 30
+# how long a file may take
 SECONDS = 5.0
+# how much of a file the feature extractor gets
 EXTRACTED_SECONDS = 3.0
 
 
@@ -22,10 +24,11 @@ class Reader:
     """The test's handle of the child process, which is restarted after each crash or hang."""
 
     def __init__(self) -> None:
+        """The child starts with the first file."""
         self.process: subprocess.Popen[str] | None = None
 
     def outcome(self, path: Path) -> str:
-        """The child's answer for a file."""
+        """The child's answer for a file; "lost: …" if none comes within `SECONDS`, after which the child is killed."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -39,7 +42,7 @@ class Reader:
         return answer
 
     def _answer(self, patience: float) -> str:
-        """The child's next line; a loss if none comes in time."""
+        """The child's next line; "lost: …" if it has ended, or none comes within `patience` seconds."""
         assert self.process is not None
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], patience)[0]:

@@ -15,7 +15,7 @@ from vocals import CODEC_RATE, glide
 
 @pytest.fixture(scope="module")
 def composite() -> HAFMForVocalAccompaniment:
-    """A tiny composite that cuts a voice into several windows."""
+    """A tiny composite whose windows, of 0.4 and 0.8 s, are shorter than most of the voices."""
     model = tiny_composite(num_hidden_layers=1)
     for stage, window in ((model.semantic, 0.8), (model.coarse, 0.4), (model.fine, 0.4)):
         stage.generation_config.update(window_seconds=window, overlap_seconds=0.08)
@@ -24,7 +24,8 @@ def composite() -> HAFMForVocalAccompaniment:
 
 @pytest.mark.fault("seeds in random batches", cut=6, full=120)
 def test_a_song_is_the_same_alone_and_in_any_batch(tally: Tally, composite: HAFMForVocalAccompaniment) -> None:
-    draw = random.Random(3)
+    generator = random.Random(3)
+    # seconds
     voices = [torch.from_numpy(glide(seconds)) for seconds in (0.4, 0.52, 0.7, 1.1)]
     alone = {
         (index, decoding): composite.generate(voice, CODEC_RATE, seed=index, decoding=decoding).codes[0]
@@ -33,10 +34,11 @@ def test_a_song_is_the_same_alone_and_in_any_batch(tally: Tally, composite: HAFM
     }
     assert all(torch.equal(alone[index, "fast"], alone[index, "reference"]) for index in range(len(voices)))
     while tally.made < tally.tries:
-        seed = draw.randrange(len(voices))
-        order = draw.choices(range(len(voices)), k=draw.randint(1, 5))
-        order.insert(draw.randint(0, len(order)), seed)
-        decoding = draw.choice(["fast", "reference"])
+        # the seed of a voice alone was its index, so only that voice of the batch is compared
+        seed = generator.randrange(len(voices))
+        order = generator.choices(range(len(voices)), k=generator.randint(1, 5))
+        order.insert(generator.randint(0, len(order)), seed)
+        decoding = generator.choice(["fast", "reference"])
         together = composite.generate([voices[index] for index in order], CODEC_RATE, seed=seed, decoding=decoding)
         if torch.equal(together.codes[order.index(seed)], alone[seed, decoding]):
             tally.survived()
@@ -46,7 +48,7 @@ def test_a_song_is_the_same_alone_and_in_any_batch(tally: Tally, composite: HAFM
 
 @pytest.mark.fault("seconds generated in half precision", cut=4, full=60)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-def test_half_precision_stays_finite(
+def test_scores_and_sound_are_finite_in_half_precision(
     dtype: torch.dtype, tally: Tally, composite: HAFMForVocalAccompaniment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     halves = tiny_composite(num_hidden_layers=1)
@@ -56,13 +58,15 @@ def test_half_precision_stays_finite(
     draw = FastGenerator.draw
 
     def watched(decoder: FastGenerator, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
+        """Notes whether all scores are finite before it draws tokens from them."""
         finite.append(bool(torch.isfinite(scores).all()))
         return draw(decoder, scores, uniforms)
 
     monkeypatch.setattr(FastGenerator, "draw", watched)
     seconds = tally.tries
     audio = halves.generate(torch.from_numpy(glide(seconds)), halves.sampling_rate, seed=1, decoding="fast").audio[0]
+    # there were scores for more than 100 decoding steps a second
     assert len(finite) > 100 * seconds
     assert all(finite)
-    for second in audio.split(24_000):
+    for second in audio.split(CODEC_RATE):
         tally.survived() if bool(second.isfinite().all()) else tally.lose(f"{dtype}")

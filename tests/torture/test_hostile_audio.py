@@ -16,6 +16,7 @@ from hafm_hf import HAFMFeatureExtractor, audio
 from torture.reading_child import Reader
 from vocals import file_bytes, glide
 
+# options of soundfile.write
 ENCODINGS = {
     "pcm": {"format": "WAV"},
     "float": {"format": "WAV", "subtype": "FLOAT"},
@@ -30,6 +31,7 @@ ENCODINGS = {
 }
 # boundary values for header fields
 ODD_NUMBERS = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
+# bytes at the beginning of a file, which hold its header in most formats
 HEADER = 120
 
 
@@ -50,7 +52,7 @@ def seeds() -> list[bytes]:
 
 @st.composite
 def mutated_files(draw: st.DrawFn, files: list[bytes]) -> bytes:
-    """A real small file after one to six mutations, half of them in its header."""
+    """A strategy that draws one of `files` after one to six mutations, half of them in its first `HEADER` bytes."""
     content = bytearray(draw(st.sampled_from(files)))
     for _ in range(draw(st.integers(1, 6))):
         if not content:
@@ -99,7 +101,15 @@ def test_mutated_files_are_read_or_refused(tally: Tally, reader: Reader, tmp_pat
 
 
 def riff(rate: int = 24_000, channels: int = 1, bits: int = 16, data: bytes = bytes(96_000), kind: int = 1) -> bytes:
-    """A WAV file with an arbitrary header."""
+    """A WAV file with an arbitrary header.
+
+    Args:
+        rate: in Hz.
+        channels: their number.
+        bits: of a sample.
+        data: the samples' bytes, whatever the header says; by default two seconds of silence.
+        kind: 1 for integers, 3 for floats.
+    """
     frame = channels * bits // 8
     header = struct.pack("<HHIIHH", kind, channels, rate, min(rate * frame, 0xFFFF_FFFF), frame & 0xFFFF, bits)
     chunks = b"fmt " + struct.pack("<I", len(header)) + header + b"data" + struct.pack("<I", len(data)) + data
@@ -110,18 +120,19 @@ def long_flac(hours: float, rate: int = 24_000) -> bytes:
     """Two seconds of FLAC whose header declares `hours`."""
     content = bytearray(file_bytes(glide(2.0, rate), rate, format="FLAC"))
     # STREAMINFO: the last 36 of these 64 bits are the number of samples
-    stated = int.from_bytes(content[18:26], "big") >> 36 << 36 | round(hours * 3600 * rate)
-    content[18:26] = stated.to_bytes(8, "big")
+    others = int.from_bytes(content[18:26], "big") >> 36 << 36
+    content[18:26] = (others | round(hours * 3600 * rate)).to_bytes(8, "big")
     return bytes(content)
 
 
 def floats(*values: float) -> bytes:
-    """A float WAV file of 1.5 s of a voice, with the given sample values in it."""
+    """A float WAV file of 1.5 s of a voice, whose samples from the 100th on are replaced by the given values."""
     voice = glide(1.5)
     voice[100 : 100 + len(values)] = values
     return riff(bits=32, data=voice.astype("<f4").tobytes(), kind=3)
 
 
+# files, and what their refusals say
 BOMBS = {
     "24 hours declared": (long_flac(24), "longer than 3600 s"),
     "an hour at 192 kHz": (long_flac(0.99, 192_000), "reads at most 900 s at that rate"),
@@ -151,13 +162,15 @@ def test_bombs_are_refused_with_the_reason(bomb: str, reader: Reader, tmp_path: 
 @pytest.mark.fault("unusual but harmless audio")
 @pytest.mark.parametrize("sound", ["constant", "full scale square", "one click"])
 def test_unusual_audio_is_read_about_as_fast_as_a_voice(sound: str) -> None:
-    time_axis = np.arange(24_000 * 4)
+    # sample numbers of 4 s at 24 kHz
+    index = np.arange(24_000 * 4)
     samples = {
-        "constant": np.full(time_axis.size, 0.5),
-        "full scale square": np.where(time_axis // 50 % 2, 1.0, -1.0),
-        "one click": np.where(time_axis == 7, 1.0, 0.0),
+        "constant": np.full(index.size, 0.5),
+        "full scale square": np.where(index // 50 % 2, 1.0, -1.0),
+        "one click": np.where(index == 7, 1.0, 0.0),
     }[sound].astype("<f4")
     extractor = HAFMFeatureExtractor(sampling_rate=16_000)
+    # processor seconds
     costs = {}
     for name, voice in {"voice": glide(4.0), sound: samples}.items():
         content = riff(bits=32, data=voice.astype("<f4").tobytes(), kind=3)
@@ -166,6 +179,7 @@ def test_unusual_audio_is_read_about_as_fast_as_a_voice(sound: str) -> None:
         features = extractor(read, rate)["input_values"][0].numpy()
         costs[name] = time.process_time() - began
         assert np.isfinite(features).all()
+        # 4 s at 16 kHz
         assert features.shape == (64_000,)
     assert costs[sound] < 20 * costs["voice"] + 0.05, costs
     assert audio.is_silent(read) == (sound == "constant")

@@ -36,7 +36,7 @@ PARTS: dict[str, Any] = {
 
 @pytest.fixture
 def saved(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy of a composite with checksums, as published, that tests may damage."""
+    """Folder of a composite with checksums, as published, which the test may damage."""
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     write_checksums(folder)
     return folder
@@ -50,7 +50,7 @@ def damage(file: Path, content: bytes | bytearray) -> None:
 
 
 def refusal(part: str, folder: Path) -> str:
-    """The error message of loading a part; fails if it loads."""
+    """The error message of loading a part of the composite in `folder`; fails if it loads."""
     with pytest.raises(Exception) as caught:
         load_strictly(PARTS[part], folder, subfolder=part)
     error = caught.value.__cause__ if type(caught.value).__name__.startswith("Strict") else caught.value
@@ -65,6 +65,7 @@ def test_a_flipped_bit_or_truncation_is_an_error_that_names_the_file(tally: Tall
         file = saved / part / WEIGHTS
         whole = file.read_bytes()
         content = bytearray(whole)
+        # three tries of four flip a bit, the fourth truncates
         if number % 4:
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         else:
@@ -88,6 +89,7 @@ def test_without_checksums_a_damaged_header_loads_or_gives_an_error_with_the_pat
     (saved / "coarse" / SUMS_FILE).unlink()
     file = saved / "coarse" / WEIGHTS
     whole = file.read_bytes()
+    # the file begins with the size of its JSON header in 8 bytes, and the header
     header = 8 + int.from_bytes(whole[:8], "little")
     for _ in range(tally.tries):
         content = bytearray(whole)
@@ -105,7 +107,8 @@ def test_without_checksums_a_damaged_header_loads_or_gives_an_error_with_the_pat
 def test_non_finite_weights_are_refused_without_checksums(saved: Path) -> None:
     (saved / "fine" / SUMS_FILE).unlink()
     file = saved / "fine" / WEIGHTS
-    file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")
+    nan = b"\x00\x00\xc0\x7f"
+    file.write_bytes(file.read_bytes()[:-4] + nan)
     assert "holds NaN or infinite numbers" in refusal("fine", saved)
 
 
@@ -113,9 +116,11 @@ class Payload:
     """An object whose unpickling runs code: it creates a file."""
 
     def __init__(self, path: Path) -> None:
+        """Takes the path of the file to create."""
         self.path = path
 
     def __reduce__(self) -> Any:
+        """The call, with its argument, that unpickling makes."""
         return Path.touch, (self.path,)
 
 
@@ -132,6 +137,7 @@ def test_a_pickle_is_refused_and_never_read(name: str, saved: Path, tmp_path: Pa
     assert not (tmp_path / "owned").exists()
 
 
+# values for each of the fields below
 HOSTILE_VALUES = [-1, 0, 10**9, 2**63, -(10**9)]
 SIZES = {
     "semantic": ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "frame_rate"],
@@ -140,6 +146,7 @@ SIZES = {
     "semantic_tokenizer": ["num_clusters", "layer", "sampling_rate", "frame_rate", "chunk_seconds"],
     "codec": ["num_filters", "hidden_size", "codebook_size", "kernel_size", "num_lstm_layers", "sampling_rate"],
 }
+# (part, field, value)
 OTHERS: list[tuple[str, str, Any]] = [
     ("semantic", "codebook_sizes", []),
     ("semantic", "codebook_sizes", [2] * 10_000),
@@ -156,11 +163,12 @@ OTHERS: list[tuple[str, str, Any]] = [
     ("semantic_tokenizer", "noise_std", float("nan")),
     ("semantic_tokenizer", "frame_rate", 49),
 ]
+# fields and values of the semantic tokenizer's HuBERT
 HUBERT = [("hidden_size", -12), ("conv_stride", [0] * 7), ("conv_dim", [10**9] * 7)]
 
 
 def hostile_configurations() -> list[tuple[str, str, Any]]:
-    """(part, field, value); HuBERT's fields come after a dot."""
+    """(part, field, value) of every configuration to refuse; fields of HuBERT begin with "hubert_config."."""
     sizes = [(part, name, value) for part, names in SIZES.items() for name in names for value in HOSTILE_VALUES]
     hubert = [("semantic_tokenizer", f"hubert_config.{name}", value) for name, value in HUBERT]
     # an intermediate size of 0 means the default
@@ -174,13 +182,15 @@ def test_configurations_out_of_range_are_refused_before_memory_is_allocated(tall
         whole = file.read_text()
         config = json.loads(whole)
         *inner, field = name.split(".")
-        (config[inner[0]] if inner else config)[field] = value
+        changed = config[inner[0]] if inner else config
+        changed[field] = value
         file.write_text(json.dumps(config))
+        # ru_maxrss: KiB
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         said = refusal(part, saved)
-        taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        if taken > 100:
-            tally.lose(f"{part} {name} = {value!r} took {taken:.0f} MB before it said: {said}")
+        taken_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        if taken_mb > 100:
+            tally.lose(f"{part} {name} = {value!r} took {taken_mb:.0f} MB before it said: {said}")
         else:
             tally.survived()
         file.write_text(whole)
@@ -203,8 +213,9 @@ def test_an_index_may_name_only_files_next_to_it(name: str, saved: Path) -> None
     assert "not a file next to it" in refusal("coarse", saved)
 
 
-def test_sharded_weights_are_checked_too(saved: Path, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_refused_by_name_until_its_checksum_is_written_again(saved: Path, tmp_path: Path) -> None:
     stage = hafm_hf.HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
+    # bytes, small enough for several shards
     stage.save_pretrained(tmp_path / "sharded", max_shard_size=20_000)
     write_checksums(tmp_path / "sharded")
     shards = sorted((tmp_path / "sharded").glob("*.safetensors"))

@@ -28,14 +28,20 @@ from vocals import file_bytes, glide
 
 @dataclass
 class Job:
-    """A long job: its function, its arguments for an output folder, and a digest of the output to compare."""
+    """A long job.
+
+    Args:
+        function: runs it with command-line words.
+        words: the words for an output folder.
+        digest: what must be equal of two finished output folders.
+    """
 
     function: Callable[[list[str]], None]
     words: Callable[[Path], list[str]]
     digest: Digest
 
     def start(self, output: Path, log: Path) -> ForkedWork:
-        """Starts the job with its output in a folder."""
+        """Starts the job in its own process, with its output in a folder and its messages in the file `log`."""
         return ForkedWork(self.function, self.words(output), log=log)
 
 
@@ -71,7 +77,7 @@ def jobs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def digest_run(folder: Path) -> dict[str, str]:
-    """Digest of a training run: the finished and the best stage, and every loss."""
+    """Digests of the finished and the best stage of a training run by file, and every loss."""
     found = digest_files(folder, compared=("final/*", "best/*"))
     return found | {"losses": json.dumps(losses(read_metrics(folder)))}
 
@@ -137,6 +143,7 @@ def test_an_unwritable_folder_is_named_in_one_sentence(
 
 def limited(function: Callable[[list[str]], None], arguments: list[str], size: int) -> None:
     """Runs a job whose files cannot exceed `size` bytes, so that writing fails as on a full disk."""
+    # otherwise this signal would end the process
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     function(arguments)

@@ -17,11 +17,11 @@ from loopback import Quiet, serving
 from vocals import EXAMPLE, file_bytes, glide
 
 RATE, SECONDS = 24_000, 3.0
-# three frames of MP3 of 72,000 samples
+# fraction of samples that must be read: MP3 may lose three frames, 3,456 of 72,000 samples
 KEPT = 0.95
 PATIENCE_SECONDS = 60.0
 
-# of each format: where its header states something, and how
+# header fields by format: (marker, offset in bytes from the marker, struct layout)
 SIZE, FILE, FRAMES, SAMPLING_RATE, CHANNELS = "size", "size of the file", "frames", "sampling rate", "channels"
 LENGTHS = (SIZE, FILE, FRAMES)
 FIELDS = {
@@ -41,7 +41,11 @@ ODD_NUMBERS = (0, 1, 2, 3, 7, 100, 8_000, 0x7FFF, 0xFFFF, 48_000, 144_000, 0x7FF
 
 
 def lies() -> Iterator[tuple[str, str, bytes, int]]:
-    """Format, field, contents and number of samples of files one of whose statements is another than it should be."""
+    """Yields files of `SECONDS`, mono and stereo, each with one wrong header field, without end.
+
+    Yields:
+        format and field (keys of `FIELDS`), the file's bytes, its true number of samples over all channels.
+    """
     random = np.random.default_rng(0)
     while True:
         for channels in (1, 2):
@@ -49,15 +53,15 @@ def lies() -> Iterator[tuple[str, str, bytes, int]]:
                 sound = np.tile(glide(SECONDS, RATE)[:, None], channels)
                 variable = {"bitrate_mode": "VARIABLE", "compression_level": 0.2} if file_format == "MP3" else {}
                 content = file_bytes(sound, RATE, format=file_format, **variable)
-                for field, (name, offset, layout) in fields.items():
-                    place = content.find(name) + offset
-                    size = struct.calcsize(layout)
+                for field, (marker, offset, layout) in fields.items():
+                    place = content.find(marker) + offset
+                    width = struct.calcsize(layout)
                     number = int(random.choice(ODD_NUMBERS)) if random.random() < 0.7 else int(random.integers(2**32))
-                    if layout == ">d":
-                        stated = struct.pack(layout, number)
-                    else:
-                        stated = struct.pack(layout, number & (1 << 8 * size) - 1)
-                    yield file_format, field, content[:place] + stated + content[place + size :], sound.size
+                    if layout != ">d":
+                        # only as many low bits as the field has
+                        number &= 2 ** (8 * width) - 1
+                    stated = struct.pack(layout, number)
+                    yield file_format, field, content[:place] + stated + content[place + width :], sound.size
 
 
 @pytest.mark.fault("headers that lie", cut=400, full=5_000)
@@ -68,7 +72,7 @@ def test_headers_that_lie_lose_nothing_silently(tally: Tally) -> None:
             recording = audio.read_recording(content, keep=audio.MAX_CHANNELS)
         except HAFMAudioError as error:
             outcomes["refused"] += 1
-            # a rate of 1 Hz is reason enough, and so is the claim of 24 hours; another wrong length is not
+            # a wrong rate or channel count may be refused, and so may a length over an hour; other lengths may not
             if field in LENGTHS and "is longer than 3600 s" not in str(error):
                 tally.lose(f"{file_format}, {field}: {error}")
             else:
@@ -83,12 +87,12 @@ def test_headers_that_lie_lose_nothing_silently(tally: Tally) -> None:
 
 
 class Visited(Quiet):
-    """A server that nobody should ask; it remembers who did."""
+    """A server that must get no request; it records the paths of those it gets."""
 
     visits: list[str] = []
 
     def do_GET(self) -> None:
-        """Remembers a visit."""
+        """Records the path, and answers 404."""
         self.visits.append(self.path)
         self.reply(404, b"", {})
 
@@ -103,13 +107,24 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hostile(recordings: Path, url: str) -> dict[str, bytes]:
-    """Contents by file name: what ffmpeg would follow, or never finish, if it was let."""
+    """Files with addresses that ffmpeg would open, and files that it would decode for hours, if it were let.
+
+    Args:
+        recordings: folder with song.m4a, song.webm and song.aac.
+        url: the server that must get no request.
+
+    Returns:
+        contents by file name.
+    """
     m4a, webm, aac = ((recordings / f"song.{suffix}").read_bytes() for suffix in ("m4a", "webm", "aac"))
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}/part.m4a\n#EXT-X-ENDLIST\n".encode()
+    # the first box of an M4A file, 24 bytes
     brand = b"\0\0\0\x18ftypM4A \0\0\0\0M4A isom"
-    # a reference to the samples of another file instead of this one
-    reference = m4a.find(b"url ", m4a.find(b"dref"))
-    elsewhere = m4a[: reference + 4] + bytes(4) + m4a[reference + 8 :]
+    # version and flags follow the name of the data reference box; without flag 1 its samples are in another file
+    flags = m4a.index(b"url ", m4a.index(b"dref")) + len(b"url ")
+    elsewhere = m4a[:flags] + bytes(4) + m4a[flags + 4 :]
+    # the GUID of the ASF header object, with which WMA files begin
+    asf_header = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
     return {
         "playlist.m4a": playlist,
         "playlist_after_a_type.m4a": brand + playlist,
@@ -118,16 +133,17 @@ def hostile(recordings: Path, url: str) -> dict[str, bytes]:
         "session.aac": f"v=0\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\na=control:{url}".encode(),
         "elsewhere.m4a": elsewhere,
         "ram.wma": f"[Reference]\nRef1={url}/a.wma\n".encode(),
-        "asf.wma": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c") + playlist,
+        "asf.wma": asf_header + playlist,
         "without_table.m4a": m4a[: len(m4a) // 2],
+        # boxes that claim almost 4 GiB each
         "table_of_gigabytes.m4a": brand + b"\xff\xff\xff\xf0moov" + b"\xff\xff\xff\xe0trak" + bytes(5000),
         "zeros.m4a": brand + bytes(1 << 20),
         "mute.webm": webm[:60] + bytes(1 << 20),
         "noise.webm": webm[:400] + np.random.default_rng(0).bytes(1 << 18),
         "noise.aac": aac[:200] + np.random.default_rng(1).bytes(1 << 18),
-        # 20 ms of nothing in each byte: six hours
+        # each byte is an empty frame of 20 ms: almost six hours
         "endless.amr": b"#!AMR\n" + b"\x7c" * (1 << 20),
-        # three hours
+        # the example 4,000 times
         "endless.aac": aac * 4000,
         "http:__evil.m4a": m4a,
         "concat:a.m4a|b.m4a": m4a,
@@ -137,7 +153,7 @@ def hostile(recordings: Path, url: str) -> dict[str, bytes]:
     }
 
 
-# harmless but for their names; what else is no sound is refused
+# good sounds under names that ffmpeg might take for an address or an option; these must be read
 NAMES = ("http:__evil.m4a", "concat:a.m4a|b.m4a", "-i.m4a", "%03d*?.m4a", "pipe:0")
 
 
@@ -153,10 +169,11 @@ def test_containers_for_ffmpeg_fetch_nothing_and_end_in_time(
             Path(name).write_bytes(content)
             for source in (Path(name), content):
                 began = time.monotonic()
-                said = _refusal(source)
+                refusal = _refusal(source)
                 longest = max(longest, time.monotonic() - began)
-                if visits or (name in NAMES and said) or (said and (not said.endswith(".") or "\n" in said)):
-                    tally.lose(f"{name}: {said}; fetched {visits}")
+                not_a_sentence = refusal and (not refusal.endswith(".") or "\n" in refusal)
+                if visits or (name in NAMES and refusal) or not_a_sentence:
+                    tally.lose(f"{name}: {refusal}; fetched {visits}")
                 else:
                     tally.survived()
     tally.measured = f"each in {longest:.1f} s or less"
@@ -164,7 +181,7 @@ def test_containers_for_ffmpeg_fetch_nothing_and_end_in_time(
 
 
 def _refusal(source: Path | bytes) -> str:
-    """Why a sound cannot be read; empty if it can."""
+    """The error message of reading a sound, a path or its bytes; empty if it can be read."""
     try:
         audio.read_audio(source)
     except HAFMAudioError as error:

@@ -31,7 +31,7 @@ CLIENTS = 50
 RATE = 24_000
 # memory that 450 further requests may add after the first fifty
 GROWTH_MB = 64
-# longer than fifty users wait, and short enough to see their files expire
+# how long the Space keeps files: longer than fifty users wait, and short enough to see their files expire
 KEEP_SECONDS = 240
 
 
@@ -55,16 +55,23 @@ class Client:
         return "../../etc/passwd.wav" if self.number == 1 else f"voice {self.number}.wav"
 
     def join(self, url: str, function: int, model: str) -> None:
-        """Uploads the voice and joins the queue."""
+        """Uploads the voice and joins the queue.
+
+        Args:
+            url: of the Space.
+            function: Gradio's number of the endpoint /accompany.
+            model: a model that the Space offers.
+        """
         sound = file_bytes(self.voice, RATE)
         self.path = HTTP.post(f"{url}/gradio_api/upload", files={"files": (self.name, sound)}).json()[0]
         vocal = {"path": self.path, "meta": {"_type": "gradio.FileData"}}
+        # the endpoint's parameters in its order: seed 7, without the fine stage, all else by default
         data = [vocal, model, 7, None, None, None, "", "", None, True, None, None, 0, 0, 0, None, 0]
         asked = {"data": data, "fn_index": function, "session_hash": f"client{self.number}"}
         assert "event_id" in HTTP.post(f"{url}/gradio_api/queue/join", json=asked).json()
 
     def listen(self, url: str) -> None:
-        """Waits for the answer."""
+        """Waits for the Space's answer, and keeps it in `answer`."""
         address = f"{url}/gradio_api/queue/data?session_hash=client{self.number}"
         with HTTP.stream("GET", address) as stream:
             for line in stream.iter_lines():
@@ -108,6 +115,7 @@ def space(
 
 
 def memory_mb(space: Space) -> float:
+    """Memory of the Space's process in MiB."""
     return psutil.Process(space.process.pid).memory_info().rss / 2**20
 
 
@@ -115,6 +123,7 @@ def memory_mb(space: Space) -> float:
 def test_fifty_clients_get_their_own_songs_in_turn(tally: Tally, space: Space, tiny_model: Path) -> None:
     config = HTTP.get(f"{space.url}/config").json()
     (function,) = [each["id"] for each in config["dependencies"] if each["api_name"] == "accompany"]
+    # (label, value) of each entry of each menu; the first menu is that of the models
     choices = [each["props"].get("choices", []) for each in config["components"] if each["type"] == "dropdown"]
     (broken,) = [value for _, value in choices[0] if value.endswith("broken")]
     size = min(CLIENTS, tally.tries // 2)

@@ -52,6 +52,7 @@ class Parrot(Quiet):
 
 @pytest.fixture
 def parrot() -> Iterator[str]:
+    """The URL of a running `Parrot`."""
     with serving(Parrot) as url:
         yield url
 
@@ -64,6 +65,7 @@ def test_a_token_in_the_environment_is_in_no_output(model: str, parrot: str, tin
     if model != "bundled":
         online = {"HF_ENDPOINT": parrot, "HF_HOME": str(tmp_path / "home"), "HF_DEBUG": "1", "HF_HUB_OFFLINE": "0"}
         environment |= online
+    # the tiny model stands for the bundled one
     named = str(tiny_model) if model == "bundled" else model
     words = ["accompany", str(tmp_path / "vocal.wav"), "--model", named, "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "hafm_hf", *words, "--skip-fine", "--json"]
@@ -80,6 +82,7 @@ def test_every_package_that_the_tests_install_is_locked_to_one_version() -> None
     lines = (REPOSITORY / "requirements" / "constraints-cpu.txt").read_text().splitlines()
     locked = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.\-]+==[\w.+!]+", line) for line in locked), "each line is name==version"
+    # names are equal if they differ only in case and in runs of "-", "_" and "."
     names = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in locked}
     for path in ("requirements/test.txt", "recipes/hafm_tiny/requirements.txt"):
         wanted = re.findall(r"^[\w.-]+", (REPOSITORY / path).read_text(), re.MULTILINE)

@@ -19,13 +19,14 @@ from original_hafm.tokenizer import tokenizer_of
 from programs import REPOSITORY
 from tiny_models import tiny_codec
 
+# semantic tokens, codes of a codebook, and HuBERT's layer of the features
 CLUSTERS, CODES, LAYER = 40, 32, 4
-# the long song is cut into so many
+# songs into which the long example is cut
 PIECES = 4
 
 
 def write_pairs(folder: Path) -> None:
-    """The examples' voices and bands, each as a song of vocals.wav and accompaniment.wav."""
+    """Writes the examples' voices and bands, each into a folder of vocals.wav and accompaniment.wav."""
     examples = REPOSITORY / "examples"
     for voice in sorted([examples / "vocal.wav", *examples.glob("*.flac")]):
         sung, rate = soundfile.read(voice, dtype="float32")
@@ -43,14 +44,15 @@ def write_pairs(folder: Path) -> None:
 
 
 def write_hubert(folder: Path, bundled: Any) -> None:
-    """The bundled model's HuBERT, whose tokenizer has it without a final norm."""
+    """Saves the HuBERT of the loaded bundled model."""
     hubert = HubertModel(bundled.semantic_tokenizer.config.hubert_config)
+    # not strict: the tokenizer has no final norm
     hubert.load_state_dict(bundled.semantic_tokenizer.hubert.state_dict(), strict=False)
     hubert.save_pretrained(folder)
 
 
 def write_kmeans(path: Path, hubert: Path, pairs: Path) -> None:
-    """A pickled MiniBatchKMeans, fitted to a layer's features of the pairs."""
+    """Writes a pickled MiniBatchKMeans, fitted to the features of `LAYER` of the pairs in a folder."""
     blank = tokenizer_of_width(hubert)
     features = []
     for _, vocal, instrumental, rate in read_pairs(pairs):
@@ -63,7 +65,7 @@ def write_kmeans(path: Path, hubert: Path, pairs: Path) -> None:
 
 
 def write_codec(folder: Path, pairs: Path) -> None:
-    """A small EnCodec whose codebooks are fitted to the pairs' instrumentals, each to what those before it leave."""
+    """Saves a small EnCodec whose codebooks are fitted to the instrumentals, each to the rest of those before it."""
     codec = tiny_codec(codebook_size=CODES, target_bandwidths=[0.375 * number for number in (4, 8)])
     with torch.no_grad():
         sounds = [torch.from_numpy(instrumental)[None, None] for _, _, instrumental, _ in read_pairs(pairs)]
@@ -76,14 +78,20 @@ def write_codec(folder: Path, pairs: Path) -> None:
 
 
 def tokenizer_of_width(hubert: Path) -> Any:
-    """A tokenizer without centroids."""
+    """A tokenizer of `LAYER` of a saved HuBERT, with `CLUSTERS` centroids that are not fitted yet."""
     from fit_kmeans import tokenizer_from_hubert
 
     return tokenizer_from_hubert(hubert, layer=LAYER, num_clusters=CLUSTERS)
 
 
 def tokens_of(pairs: Path, kmeans: Path, hubert: Path, codec: Path, scratch: Path) -> list[Song]:
-    """The tokens of the pairs' segments."""
+    """The tokens of the pairs' segments.
+
+    Args:
+        pairs, hubert, codec: folders.
+        kmeans: its file.
+        scratch: folder for the tokenizer made of HuBERT and k-means.
+    """
     tokenizer_of(read_kmeans(kmeans), str(hubert), LAYER).save_pretrained(scratch)
     return tokenized(
         read_pairs(pairs), Tokenizers(TokenizerOptions(semantic_tokenizer=str(scratch), codec=str(codec)))

@@ -16,17 +16,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+# hidden size, attention heads, size of a head, size of the feed-forward layer, blocks
 WIDTH, HEADS, HEAD, INNER, LAYERS = 40, 3, 12, 106, 2
-# a source is a list of streams whose embeddings are summed
+# by stage, the sources of its conditioning; a source is a list of streams whose embeddings are summed
 SOURCES = {
     "semantic": [["vocal_semantic"]],
     "coarse": [["vocal_semantic"], ["inst_semantic"]],
     "fine": [["coarse_0", "coarse_1", "coarse_2", "coarse_3"]],
 }
+# frames per second of the conditioning and of the target
 RATES = {"semantic": (50, 50), "coarse": (50, 75), "fine": (75, 75)}
-# lengths of the training sequences of the paper
+# tokens in a training sequence of the paper
 LENGTHS = {"semantic": 1000, "coarse": 2000, "fine": 1125}
 BATCH = 12
+# length of a training crop here
 SECONDS = {"semantic": 1.0, "coarse": 0.4, "fine": 0.4}
 
 
@@ -61,25 +64,36 @@ class DrawnLayout:
     null: str = "zeros"
 
     def numbers(self, sources: int) -> list[int]:
-        """Segment numbers of the sources and of the target."""
+        """Segment numbers of the sources, in order, and last of the target.
+
+        Args:
+            sources: how many there are, 1 or 2.
+        """
         if sources == 2:
             return list(self.segments)
         return [0, 1] if self.segments[0] < self.segments[2] else [1, 0]
 
 
 class Norm(nn.Module):
+    """RMS norm over the last dimension."""
+
     def __init__(self, width: int, drawn: DrawnLayout) -> None:
+        """Takes the size of that dimension, and the layout."""
         super().__init__()
         self.plus_one = drawn.plus_one
         self.weight = nn.Parameter(torch.zeros(width) if drawn.plus_one else torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised `x` (float [..., width]), of the same shape."""
         scale = 1 + self.weight if self.plus_one else self.weight
         return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6) * scale
 
 
 class Block(nn.Module):
+    """A transformer block: attention with normalised queries and keys, then a gated feed-forward layer."""
+
     def __init__(self, drawn: DrawnLayout) -> None:
+        """Takes the layout."""
         super().__init__()
         self.drawn = drawn
         self.norm1 = Norm(WIDTH, drawn)
@@ -92,6 +106,7 @@ class Block(nn.Module):
         self.w_out = nn.Linear(INNER, WIDTH)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Hidden states (float [batch, length, WIDTH]) of the next layer; `bias` (float [HEADS, length, length])."""
         fused = self.qkv(self.norm1(x))
         shape = (HEADS, 3, HEAD) if self.drawn.by_head else (3, HEADS, HEAD)
         fused = fused.view(*x.shape[:2], *shape)
@@ -108,6 +123,14 @@ class OriginalStage(nn.Module):
     """A stage; its keys are those of the first of both styles of names."""
 
     def __init__(self, name: str, drawn: DrawnLayout, clusters: int, codes: int) -> None:
+        """Draws random weights.
+
+        Args:
+            name: "semantic", "coarse" or "fine".
+            drawn: the layout.
+            clusters: number of semantic tokens.
+            codes: size of a codebook.
+        """
         super().__init__()
         self.name, self.drawn = name, drawn
         self.books = 1 if name == "semantic" else 4
@@ -128,9 +151,19 @@ class OriginalStage(nn.Module):
                 nn.init.normal_(module.weight, std=0.1)
 
     def forward(self, conditioning: torch.Tensor, tokens: torch.Tensor, null: torch.Tensor) -> torch.Tensor:
-        """Logits [B, L, V] of tokens (int64 [B, L]) from streams (int64 [B, K, T]); null (bool [B])."""
+        """Logits of all tokens, each from those before it.
+
+        Args:
+            conditioning (int64 [batch, streams, frames]): the streams of all sources, in the order of `SOURCES`.
+            tokens (int64 [batch, length]): the target, frame by frame with all its codebooks.
+            null (bool [batch]): which sequences are without conditioning.
+
+        Returns:
+            float [batch, length, codes].
+        """
         drawn, books = self.drawn, self.books
         numbers = drawn.numbers(len(SOURCES[self.name]))
+        # the embedded sources: [batch, frames, WIDTH] each
         parts = []
         place = 0
         for source, streams in enumerate(SOURCES[self.name]):
@@ -139,7 +172,7 @@ class OriginalStage(nn.Module):
             if drawn.null == "mask":
                 mask = self.rows - 1
                 ids = [torch.where(null[:, None], mask, each) for each in ids]
-            summed = sum(self.cond_embeddings[s](each) for s, each in zip(streams, ids, strict=True))
+            summed = sum(self.cond_embeddings[stream](each) for stream, each in zip(streams, ids, strict=True))
             segment = self.segment_embedding.weight[numbers[source]]
             if drawn.null == "segment":
                 summed = torch.where(null[:, None, None], torch.zeros_like(summed), summed)
@@ -149,7 +182,9 @@ class OriginalStage(nn.Module):
             parts.append(summed)
         if drawn.exchanged:
             parts.reverse()
+        # BOS, whose id follows the codes, then each token as input of the next slot
         inputs = torch.cat([torch.full_like(tokens[:, :1], self.size), tokens[:, :-1]], dim=1)
+        # the embedding table of each slot's input
         columns = []
         for slot in range(inputs.shape[1]):
             if drawn.table == "slot":
@@ -159,9 +194,8 @@ class OriginalStage(nn.Module):
             else:
                 table = (slot - 1) % books
             columns.append(table)
-        which = torch.tensor(columns)
         weights = torch.stack([table.weight for table in self.target_embeddings])  # type: ignore[misc]
-        target = weights[which, inputs] + self.segment_embedding.weight[numbers[-1]]
+        target = weights[torch.tensor(columns), inputs] + self.segment_embedding.weight[numbers[-1]]
         if books > 1:
             slots = torch.arange(inputs.shape[1])
             row = slots % books if drawn.quantizer == "slot" else (slots - 1) % books
@@ -175,7 +209,10 @@ class OriginalStage(nn.Module):
         return torch.stack([head(frames[:, :, book]) for book, head in enumerate(self.heads)], dim=2).flatten(1, 2)
 
     def positions(self, length: int) -> torch.Tensor:
-        """T5's bias of a causal sequence: float [H, L, L]."""
+        """T5's position bias of a causal sequence: float [HEADS, length, length], queries by keys.
+
+        Distances below 16 have a bucket each; larger ones, up to the furthest, share 16 more on a logarithmic scale.
+        """
         furthest = self.drawn.distance or LENGTHS[self.name]
         apart = torch.arange(length)[:, None] - torch.arange(length)[None]
         large = 16 + (torch.log(apart.clamp(min=1) / 16) / math.log(furthest / 16) * 16).long().clamp(max=15)
@@ -185,11 +222,23 @@ class OriginalStage(nn.Module):
 
 
 def trained(stage: OriginalStage, songs: list[Any], steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Trains on crops of songs, a tenth of them without conditioning; returns AdamW's second moments by key."""
+    """Trains on random crops of songs, a tenth of them without conditioning.
+
+    Args:
+        stage: the stage, which is changed.
+        songs: their tokens.
+        steps: how many batches.
+        seed: of the crops.
+
+    Returns:
+        AdamW's second moments by the weight's key.
+    """
     draw = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(stage.parameters(), lr=4e-3, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.1)
+    # frames of a crop of the conditioning, and of the target
     read, written = (round(SECONDS[stage.name] * rate) for rate in RATES[stage.name])
+    # possible starts of a crop per second, each at a whole frame of both
     unit = 25 if RATES[stage.name] == (50, 75) else RATES[stage.name][0]
     for _ in range(steps):
         conditioning = []
@@ -203,8 +252,8 @@ def trained(stage: OriginalStage, songs: list[Any], steps: int, seed: int = 0) -
             conditioning.append(streams[:, first : first + read])
             tokens.append(target[:, then : then + written].t().flatten())
         null = torch.rand(BATCH, generator=draw) < 0.1
-        wanted = torch.stack(tokens)
-        loss = F.cross_entropy(stage(torch.stack(conditioning), wanted, null).mT, wanted)
+        targets = torch.stack(tokens)
+        loss = F.cross_entropy(stage(torch.stack(conditioning), targets, null).mT, targets)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
@@ -214,7 +263,7 @@ def trained(stage: OriginalStage, songs: list[Any], steps: int, seed: int = 0) -
 
 
 def streams_of(name: str, song: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a stage reads and writes of a song: int64 [K, T_c], [Q, T]."""
+    """What a stage reads of a song, int64 [streams, frames], and what it writes, int64 [codebooks, frames]."""
     if name == "semantic":
         return song.vocal[None], song.instrumental[None]
     if name == "coarse":
@@ -227,7 +276,12 @@ def with_layout(
 ) -> dict[str, torch.Tensor]:
     """Weights of a stage in the default layout, moved to those of another layout with the same outputs.
 
-    With `moments`, second moments are moved in the same way, and those of rows that nothing reads are zeros.
+    Args:
+        name: "semantic", "coarse" or "fine".
+        state: the weights by key.
+        drawn: the other layout.
+        moments: whether `state` has second moments instead, which are moved in the same way; those of rows that
+            nothing reads are zeros.
     """
     out = {key: value.clone() for key, value in state.items()}
     books = sum(key.startswith("target_embeddings") for key in state)
@@ -255,7 +309,8 @@ def with_layout(
             tables[-1][-1] = 0 if moments else 0.1 * torch.randn(WIDTH)
     out |= {f"target_embeddings.{book}.weight": table for book, table in enumerate(tables)}
     segments = state["segment_embedding.weight"].clone()
-    number = 0
+    # of the random mask of each stream
+    seed = 0
     for source, streams in enumerate(SOURCES[name]):
         for place, stream in enumerate(streams):
             key = f"cond_embeddings.{stream}.weight"
@@ -263,12 +318,15 @@ def with_layout(
                 # the base's null is nothing at all, so the segment is in the table
                 out[key] += segments[source]
             if drawn.null == "mask":
-                draw = torch.Generator().manual_seed(number)
+                draw = torch.Generator().manual_seed(seed)
                 mask = torch.full((WIDTH,), 1e-6) if moments else 0.1 * torch.randn(WIDTH, generator=draw)
-                out[key] = out[key] if moments else out[key] + mask
+                # added to all rows and subtracted from the segment: masks sum to nothing, tokens to what they did
+                if not moments:
+                    out[key] = out[key] + mask
+                    # the segment itself is in the first stream's table
+                    segments[source] = (0 if place == 0 else segments[source]) - mask
                 out[key][-1] = mask
-                segments[source] = segments[source] if moments else (0 if place == 0 else segments[source]) - mask
-            number += 1
+            seed += 1
         if drawn.null == "segment" and not moments:
             segments[source] = 0
     numbers = drawn.numbers(len(SOURCES[name]))
@@ -301,7 +359,16 @@ def save(
     dtype: torch.dtype = torch.float32,
     **more: Any,
 ) -> None:
-    """Writes a checkpoint as training scripts do: weights, AdamW, scaler, counters, arguments."""
+    """Writes a checkpoint as training scripts do: weights, AdamW, scaler, counters, arguments.
+
+    Args:
+        path: the file.
+        state, moments: weights and second moments by key.
+        style: "long" for our names of weights, "short" for others with the layers first.
+        prefix: of every name.
+        dtype: of the stored weights.
+        more: further entries of the checkpoint.
+    """
     keys = sorted(state, key=lambda key: not key.startswith("layers.")) if style == "short" else list(state)
     groups = {"lr": 1e-4, "betas": (0.9, 0.98), "weight_decay": 0.01, "params": list(range(len(keys)))}
     kept = {
