@@ -22,10 +22,12 @@ from tiny_models import CODES, tiny_band, tiny_composite, tiny_listener, tiny_rh
 from vocals import CODEC_RATE
 
 Composite = HAFMForVocalAccompaniment
+# accelerate's device maps, each of which chooses a device itself
 STRATEGIES = ("auto", "balanced", "sequential")
 
 
 def voice(seconds: float, rate: int = 24_000, pitch: float = 220.0) -> np.ndarray:
+    """A sine of `pitch` Hz: float32 [seconds * rate]."""
     time = np.arange(round(seconds * rate)) / rate
     return (0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
 
@@ -57,7 +59,7 @@ def test_a_seed_fixes_the_tokens_whatever_the_batch_and_the_global_generator(com
     assert not torch.equal(alone.codes[0], other.codes[0])
 
 
-def test_without_a_seed_one_draw_from_the_global_generator_decides_the_song(composite: Composite) -> None:
+def test_without_a_seed_one_number_from_the_global_generator_decides_the_song(composite: Composite) -> None:
     drawn = []
     for seed in (7, 7, 8):
         set_seed(seed)
@@ -85,22 +87,22 @@ def test_padding_is_removed_on_either_side(composite: Composite, left: int, monk
     extract = Mock(wraps=HAFMFeatureExtractor.prepare, side_effect=HAFMFeatureExtractor().prepare)
     monkeypatch.setattr(HAFMFeatureExtractor, "prepare", extract)
     output = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
-    heard = [call.args[0] for call in extract.call_args_list]
+    prepared = [call.args[0] for call in extract.call_args_list]
     assert [len(audio) for audio in output.audio] == [12_000, 24_000]
-    assert np.array_equal(heard[0], voice(0.5))
-    assert np.array_equal(heard[1], voice(1, pitch=300))
+    assert np.array_equal(prepared[0], voice(0.5))
+    assert np.array_equal(prepared[1], voice(1, pitch=300))
 
 
 def test_one_mono_vocal_is_accepted_in_any_layout_with_or_without_a_mask(composite: Composite) -> None:
-    short = torch.from_numpy(np.round(32_768 * voice(0.5))).short()
-    vocal = short / 32_768
+    int16 = torch.from_numpy(np.round(32_768 * voice(0.5))).short()
+    vocal = int16 / 32_768
     alone = composite.generate(vocal, CODEC_RATE, seed=4).audio[0]
     mask = torch.ones(12_000, dtype=torch.bool)
     stacked = vocal[None, None]
-    for given, where in ((vocal, mask), (stacked, None), (stacked, mask[None]), ([vocal[None]], None), (short, None)):
+    for given, where in ((vocal, mask), (stacked, None), (stacked, mask[None]), ([vocal[None]], None), (int16, None)):
         (found,) = composite.generate(given, CODEC_RATE, seed=4, padding_mask=where).audio
         assert torch.equal(found, alone)
-    for sound in (short, short.numpy()[None], vocal):
+    for sound in (int16, int16.numpy()[None], vocal):
         assert np.array_equal(instrumental_channels_first(sound, 2), torch.stack([vocal, vocal]))
 
 
@@ -174,9 +176,8 @@ def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: 
     assert all(torch.equal(weights[key], value) for key, value in expected.items())
     ids = torch.randint(CODES, (3, 4, 6))
     labels = torch.randint(CODES, (3, 24))
-    for model in (composite, loaded):
-        model.logits = model.fine(labels=labels, conditioning_ids=ids).logits
-    assert torch.equal(composite.logits, loaded.logits)
+    logits = [model.fine(labels=labels, conditioning_ids=ids).logits for model in (composite, loaded)]
+    assert torch.equal(*logits)
     assert loaded.coarse.generation_config.window_seconds == 0.4
     audio = [model.generate(voice(0.5), CODEC_RATE, seed=2).audio[0] for model in (composite, loaded)]
     assert torch.equal(*audio)
@@ -198,7 +199,7 @@ def test_only_the_main_process_saves_and_a_state_dict_is_refused(composite: Comp
     with pytest.raises(TypeError, match="load the state_dict with load_state_dict first"):
         composite.save_pretrained(tmp_path, state_dict=composite.state_dict())
     composite.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
-    # pushing a stage would fail: tests cannot reach the hub
+    # a push would fail, as tests cannot reach the hub
     composite.coarse.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -233,8 +234,8 @@ def test_songs_do_not_depend_on_torchs_default_dtype(dtype: torch.dtype) -> None
     analysis: dict[str, Any] = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
     model = tiny_band(**analysis, codec=tiny_spectral_codec())
     expected = model.generate(voice(0.6), CODEC_RATE, seed=1).audio[0]
-    for kept in (modeling_spectral_codec._noise_table, modeling_spectral_codec._band_weights):
-        kept.cache_clear()
+    for cached_table in (modeling_spectral_codec._noise_table, modeling_spectral_codec._band_weights):
+        cached_table.cache_clear()
     torch.set_default_dtype(dtype)
     try:
         assert torch.equal(model.generate(voice(0.6), CODEC_RATE, seed=1).audio[0], expected)
@@ -251,7 +252,7 @@ def test_generating_in_training_mode_leaves_the_codec_unchanged() -> None:
 
 
 @pytest.mark.parametrize("device_map", ["cpu", *STRATEGIES, {"": "cpu"}, {"": torch.device("cpu")}])
-def test_a_device_map_names_one_device(tiny_model: Path, device_map: Any) -> None:
+def test_a_device_map_must_name_one_device(tiny_model: Path, device_map: Any) -> None:
     loaded = HAFMForVocalAccompaniment.from_pretrained(tiny_model, device_map=device_map)
     (device,) = {parameter.device for parameter in loaded.parameters()}
     assert device.type == "cpu" or device_map in STRATEGIES
@@ -281,6 +282,7 @@ def test_configuration_overrides_apply_or_are_refused_by_name(composite: Composi
     composite.save_pretrained(tmp_path)
 
     def attention(**given: Any) -> list[str]:
+        """The attention implementation of each stage of a model loaded with these options."""
         return [each.config._attn_implementation for each in kind.from_pretrained(tmp_path, **given).stages.values()]
 
     assert attention() == ["sdpa"] * 3
@@ -317,6 +319,7 @@ def test_a_two_stage_composite_is_built_saved_loaded_and_run(composite: Composit
     streamed = torch.cat(list(loaded.stream(voice(1), CODEC_RATE, seed=3)))
     torch.testing.assert_close(streamed, expected.audio[0], atol=1e-5, rtol=0)
     kept = loaded.generate(voice(1), CODEC_RATE, seed=4, instrumental=expected.audio[0].numpy(), keep=[(0.0, 0.5)])
+    # most of the first 0.5 s, 12,000 samples
     assert torch.equal(kept.audio[0][:11_000], expected.audio[0][:11_000])
     assert set(describe_model(str(tmp_path))["parts"]) == set(parts)
 
@@ -342,6 +345,7 @@ def test_generate_takes_the_feature_extractors_output_as_keywords(composite: Com
 def test_a_replaced_part_brings_its_configuration_and_adapters_are_refused(tmp_path: Path) -> None:
     model = tiny_composite(num_hidden_layers=1)
     model.coarse = tiny_composite(num_hidden_layers=2).coarse
+    # a class that a user has derived
     model.__class__ = type("OutsideOfThePackage", (Composite,), {})
     model.save_pretrained(tmp_path)
     assert (tmp_path / "hafm_auto.py").is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 from programs import run_program
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "architecture.md"
-# what a user does next
+# Python that runs after the example and asserts what its stage can do; `model` and `tiny` are the example's
 CLAIMS = """
 from hafm_hf.cli.info import describe_model
 

@@ -25,11 +25,13 @@ from vocals import CODEC_RATE, file_bytes, glide
 
 
 def parts_of(folder: Path) -> dict[str, str]:
+    """The folders of the parts of a saved composite, by the names of the parts."""
     return {name: str(folder / name) for name in ("semantic_tokenizer", "semantic", "coarse", "fine", "codec")}
 
 
 @pytest.fixture(scope="module")
 def parts(tiny_model: Path) -> dict[str, str]:
+    """Folders of the parts of `tiny_model`, by the names of the parts."""
     return parts_of(tiny_model)
 
 
@@ -79,7 +81,8 @@ def test_a_codec_in_half_precision_keeps_its_sound_and_its_fingerprint(parts: di
     expected = whole.decode(codes)
     decoded = halved.decode(codes)
     assert decoded.dtype == torch.float32
-    assert 0 < float((decoded - expected).square().mean() / expected.square().mean()) < 1e-5
+    error = float((decoded - expected).square().mean() / expected.square().mean())
+    assert 0 < error < 1e-5
     stored = load_file(tmp_path / "bfloat16" / "codec" / "model.safetensors")
     assert {each.dtype for name, each in stored.items() if name.startswith("decoder.")} == {torch.float16}
 
@@ -104,6 +107,7 @@ def test_parts_that_are_not_named_come_from_another_model(tmp_path: Path) -> Non
     coarse.save_pretrained(tmp_path / "coarse")
     done = hafm("assemble", model, "--from", base, "--coarse", tmp_path / "coarse", "--dtype", "float32")
     assert done.exit_code == 0, done.output
+    # every part is that of `base`, but for the coarse stage
     assembled = HAFMForVocalAccompaniment.from_pretrained(model)
     sources = {name: base / name for name in part_classes(assembled.config)} | {"coarse": tmp_path / "coarse"}
     for name, source in sources.items():
@@ -113,7 +117,7 @@ def test_parts_that_are_not_named_come_from_another_model(tmp_path: Path) -> Non
     assert assembled.style_sounds == {"rock": b"a sound"}
 
 
-def test_one_part_after_the_other_is_exchanged_in_the_same_model(tmp_path: Path) -> None:
+def test_exchanging_parts_one_by_one_keeps_the_models_own_sounds_and_limits(tmp_path: Path) -> None:
     base = tmp_path / "base"
     model = tmp_path / "model"
     band = tiny_band()
@@ -148,6 +152,7 @@ def test_a_failed_assembly_leaves_the_older_composite_unchanged(
     def fail_on_last_step(path: Path, target: Path) -> Path:
         """Fails where the finished folder replaces the old one."""
         if target == model and path.name == "new":
+            # ENOSPC
             raise OSError(28, "No space left on device")
         return rename(path, target)
 
@@ -188,7 +193,9 @@ def test_a_codec_that_a_stage_was_not_trained_on_is_refused(parts: dict[str, str
     assert not list(tmp_path.glob("other*"))
 
 
-def test_a_tokenizers_beat_head_may_change_but_its_tokens_may_not(parts: dict[str, str], tmp_path: Path) -> None:
+def test_a_tokenizer_with_another_beat_head_fits_but_one_with_other_centroids_does_not(
+    parts: dict[str, str], tmp_path: Path
+) -> None:
     tokenizer = tiny_rhythmic_tokenizer()
     known = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer)}
     tiny_stage("semantic", tokenizers=known).save_pretrained(tmp_path / "semantic")
@@ -233,16 +240,18 @@ def test_the_recipe_renders_each_style_and_saving_keeps_the_sounds(tmp_path: Pat
     tiny_band().save_pretrained(model)
     written = write_style_sounds(model, vocal)
     assert [path.relative_to(model).as_posix() for path in written] == ["styles/folk.ogg", "styles/rock.ogg"]
-    folk, rock = (audio.read_audio(path) for path in written)
-    assert (len(folk[0]), len(rock[0]), folk[1]) == (round(1.3 * CODEC_RATE),) * 2 + (CODEC_RATE,)
-    assert not audio.is_silent(folk[0])
-    assert np.abs(folk[0] - rock[0]).max() > 0.01
+    folk, rate = audio.read_audio(written[0])
+    rock, _ = audio.read_audio(written[1])
+    assert len(folk) == len(rock) == round(1.3 * CODEC_RATE)
+    assert rate == CODEC_RATE
+    assert not audio.is_silent(folk)
+    assert np.abs(folk - rock).max() > 0.01
     loaded = HAFMForVocalAccompaniment.from_pretrained(model)
     assert list(loaded.style_sounds) == ["folk", "rock"]
     loaded.save_pretrained(tmp_path / "again")
     for name, sound in loaded.style_sounds.items():
         assert (tmp_path / "again" / "styles" / f"{name}.ogg").read_bytes() == sound
-        assert len(audio.read_audio(io.BytesIO(sound))[0]) == len(folk[0])
+        assert len(audio.read_audio(io.BytesIO(sound))[0]) == len(folk)
 
 
 @pytest.mark.fault("sounds in untrusted checkpoints")

@@ -14,6 +14,7 @@ from hafm_hf.lead_sheet.lead_sheet import ROW_SIZES, rows_by_frame
 from tiny_models import STAGES, encoded, first_read, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
+# the streams of a lead sheet that the stages read
 NAMES = ["chord", "beat", "bar", "style"]
 SIZES = {name: ROW_SIZES[name] for name in NAMES}
 OPTIONS: dict[str, Any] = {"lead_sheet_streams": SIZES, "styles": ["folk", "rock"]}
@@ -23,7 +24,13 @@ SHEET = LeadSheet(beats=[0.1, 0.6, 1.1], beats_per_bar=4, chords=[(0.0, 0.8, "C"
 def reading_composite(
     pattern: str = "flat", style_ranges: dict | None = None, **parts: Any
 ) -> HAFMForVocalAccompaniment:
-    """A composite whose stages all read a lead sheet, with windows so short that each song has several."""
+    """A composite whose stages all read a lead sheet, with windows so short that each song has several.
+
+    Args:
+        pattern: codebook pattern of the acoustic stages.
+        style_ranges: of the styles "folk" and "rock", as in the configuration of a stage; None: none.
+        parts: additional parts, or replacements.
+    """
     given = {part: getattr(tiny_composite(), part) for part in ("semantic_tokenizer", "codec")}
     for name, window in (("semantic", 1.2), ("coarse", 0.6), ("fine", 0.4)):
         how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}
@@ -56,6 +63,7 @@ def test_each_sample_gets_a_different_style_unless_one_is_given() -> None:
     model = reading_composite()
 
     def styles_of(seed: int, **how: Any) -> list[Any]:
+        """The styles of two samples."""
         output = model.generate(voice(0.4), CODEC_RATE, seed=seed, num_samples=2, skip_fine=True, **how)
         return [sheet.style for sheet in output.lead_sheets]
 
@@ -73,6 +81,7 @@ def test_a_drawn_style_reaches_every_stage() -> None:
         output = model.generate(voice(0.4), CODEC_RATE, seed=5, decoding="reference")
     assert output.lead_sheets[0].style == "rock"
     for name in STAGES:
+        # 0 is no style, 1 folk, 2 rock
         assert read[name][NAMES.index("style")].unique().tolist() == [2], name
         assert not read[name][NAMES.index("chord")].any(), name
 
@@ -91,15 +100,17 @@ def test_missing_parts_of_a_lead_sheet_are_estimated_where_the_model_can() -> No
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
     chord, beat, bar, style = encoded(model, voice(2), 24_000, given).lead_sheet_rows["coarse"]
     assert chord.unique().tolist() == [1 + 5]
-    assert style.unique().tolist() == [1]
+    assert style.unique().tolist() == [1], "folk"
+    # 0.6 s a beat, in frames of 20 ms
+    assert (beat.diff() < 0).nonzero().flatten().diff().float().mean() == pytest.approx(30, abs=1.5)
     partly = LeadSheet(chords=[(0.0, 2.0, "E"), (4.5, 5.0, "F")])
     chords = encoded(model, voice(7), 24_000, partly).lead_sheet.chords
     assert {*partly.chords} < {*chords}
-    assert all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
+    for (_, stop, _), (start, _, _) in zip(chords, chords[1:], strict=False):
+        assert stop <= start
     assert sum(stop - start for start, stop, _ in chords) == pytest.approx(7, abs=0.05)
     almost = LeadSheet(chords=[(0.0, 4.0, "E")])
     assert encoded(model, voice(5), 24_000, almost).lead_sheet.chords == almost.chords
-    assert (beat.diff() < 0).nonzero().flatten().diff().float().mean() == pytest.approx(30, abs=1.5)
     assert not encoded(reading_composite(), voice(2), 24_000).lead_sheet_rows["fine"].any()
 
 
@@ -125,7 +136,7 @@ def test_without_ranges_auto_draws_among_all_styles() -> None:
     assert styles_at(reading_composite(), 70.0) == {"folk", "rock"}
 
 
-def test_a_style_that_is_given_need_not_suit() -> None:
+def test_a_given_style_is_used_even_if_it_does_not_suit() -> None:
     model = reading_composite(style_ranges=RANGES)
     assert styles_at(model, 70.0, style="rock") == {"rock"}
     assert styles_at(model, 70.0, style="auto", lead_sheet=LeadSheet(style="rock")) == {"rock"}
@@ -137,13 +148,13 @@ def test_a_model_without_styles_accepts_auto() -> None:
     assert plain.generate(voice(0.4), CODEC_RATE, seed=1, skip_fine=True, style="auto").lead_sheets[0].style is None
 
 
-def test_a_stream_says_which_style_it_plays() -> None:
+def test_every_piece_of_a_stream_states_the_style_that_is_played() -> None:
     accompany = HAFMPipeline(reading_composite(style_ranges=RANGES))
     pieces = list(accompany.stream(voice(1.1), sampling_rate=CODEC_RATE, seed=1, tempo=150.0, skip_fine=True))
     assert {piece["lead_sheet"].style for piece in pieces} == {"rock"}
     assert accompany.join(pieces)["lead_sheet"].style == "rock"
 
 
-def test_ranges_belong_to_styles_of_the_stage() -> None:
+def test_ranges_of_styles_that_a_stage_does_not_have_are_refused() -> None:
     with pytest.raises(StrictDataclassClassValidationError, match="style_ranges has 'polka', which is not among"):
         tiny_stage("semantic", lead_sheet_streams={"style": 16}, styles=["folk"], style_ranges={"polka": {}})

@@ -55,6 +55,7 @@ def test_decoders_are_decoded_and_their_failure_is_one_sentence(accompany: Any) 
     assert np.array_equal(vocals_of(accompany, {"audio": decoder})[0], glide())
 
     def fails() -> None:
+        """Stands for a decoder whose library is missing."""
         raise RuntimeError("Could not load libtorchcodec\nand a page more")
 
     with pytest.raises(HAFMAudioError, match=r"by torchcodec \(Could not load libtorchcodec\); cast its column to"):

@@ -17,22 +17,30 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.listening.intro_and_outro import LEAD_SECONDS, RING_SECONDS, IntroAndOutro, add_bars
 from vocals import CODEC_RATE, file_bytes, glide
 
+# seconds: four beats at 120 BPM
 BAR = 2.0
 CHORDS = [(0.0, 2.0, "C"), (2.0, 4.0, "F"), (4.0, 6.0, "G"), (6.0, 8.5, "Am")]
 
 
 def sung(start: float = 0.0, seconds: float = 8.5) -> np.ndarray:
-    """float32 [N] at 1 kHz: silence, then voice up to `seconds`."""
-    return np.r_[np.zeros(round(start * 1000)), np.ones(round((seconds - start) * 1000))].astype(np.float32)
+    """float32 [N] at 1 kHz: silence until `start`, then voice (ones) until `seconds`."""
+    silence = np.zeros(round(start * 1000))
+    voice = np.ones(round((seconds - start) * 1000))
+    return np.concatenate([silence, voice]).astype(np.float32)
 
 
 def labels(sheet: LeadSheet, start: float, bars: int, length: float = BAR) -> list[str]:
-    """The chord at the middle of each bar from `start` on; where chords overlap, the later one."""
-    middles = [start + (number + 0.5) * length for number in range(bars)]
-    return [[label for a, b, label in sheet.chords if a <= middle < b][-1] for middle in middles]
+    """The chord at the middle of each bar of `length` seconds from `start` on; where chords overlap, the later one."""
+    found = []
+    for number in range(bars):
+        middle = start + (number + 0.5) * length
+        sounding = [label for begin, end, label in sheet.chords if begin <= middle < end]
+        found.append(sounding[-1])
+    return found
 
 
 def test_added_bars_follow_the_songs_grid_and_its_first_and_last_chords() -> None:
+    # they overlap a little
     chords = [(start, stop + 0.005, label) for start, stop, label in CHORDS]
     sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=chords, key="C:maj")
     ends = add_bars(sheet, sung(), 1000, intro=3, outro=3)

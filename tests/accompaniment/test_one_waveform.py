@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A voice is heard once, in one form: lead sheets and tokens are the same wherever it is listened to."""
+"""A voice is analysed once, as one waveform: every interface gives it the same lead sheet and tokens."""
 
 import json
 import shutil
@@ -27,11 +27,13 @@ from vocals import CODEC_RATE, glide
 
 REAL = ("singing-female.wav", "vignesh.wav", "vocadito_10.wav", "vocadito_14.wav")
 SECONDS = 6.0
+# parts that estimate beats and chords
 BEATS: dict[str, Any] = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
 
 
 @pytest.fixture(scope="module")
 def accompany(bundled_model: Path) -> Any:
+    """The pipeline of the bundled model."""
     return transformers.pipeline("vocal-accompaniment", model=str(bundled_model), device="cpu")
 
 
@@ -49,6 +51,7 @@ def test_a_real_voice_has_one_lead_sheet_in_command_pipeline_and_space(
     assert shown["key"] == sheet.key
     drawn = listening.listen(str(path), "hafm-tiny", SECONDS, LeadSheet())["sheet"]
     snapped = on_the_beat(sheet, seconds)
+    # the space draws changes of chords on the nearest beats
     assert drawn["beats"] == list(snapped.beats or ())
     assert [tuple(span) for span in drawn["chords"]] == list(snapped.chords)
     assert drawn["beats_per_bar"] == shown["beats_per_bar"]
@@ -68,7 +71,7 @@ def test_a_real_voice_has_the_tokens_that_a_corpus_holds_of_it(accompany: Any, s
 @pytest.mark.parametrize(
     "bars", [{}, {"intro_bars": 1, "outro_bars": 1}, {"intro_bars": 1, "tail": 1.0}, {"tempo": 96}], ids=str
 )
-def test_a_voice_is_listened_to_and_resampled_once_a_call(monkeypatch: pytest.MonkeyPatch, bars: Any) -> None:
+def test_a_voice_is_analysed_and_resampled_once_a_call(monkeypatch: pytest.MonkeyPatch, bars: Any) -> None:
     band = transformers.pipeline("vocal-accompaniment", model=reading_composite(**BEATS), device="cpu")
     measured = Mock(side_effect=VocalAnalyser.measure)
     monkeypatch.setattr(VocalAnalyser, "measure", lambda *given, **how: measured(*given, **how))
@@ -89,11 +92,11 @@ def test_the_pitch_of_a_voice_is_measured_once(
     song = bundled.encoder(vocal, LeadSheet.given(given))
     assert song.suiting_styles
     frames = sum(len(call.args[0]) for call in measured.call_args_list)
-    # two blocks overlap by their context
+    # 9 s at 100 Hz, in two blocks that overlap by their context
     assert 900 <= frames < 950
     heard = bundled.encoder.hear(vocal)
     transcribed = pitch_contour.sung_notes(vocal.samples, 16_000)
-    # (start, MIDI pitch); the last note may stop a frame later, as there is one frame more
+    # (start, MIDI pitch) without the stop: the last note may stop a frame later, as there is one frame more
     assert [note[::2] for note in heard.notes] == [note[::2] for note in transcribed]
 
 
@@ -107,9 +110,10 @@ def test_command_and_space_measure_the_pitch_of_a_voice_once(
     if where == "command":
         assert CliRunner().invoke(app, ["lead-sheet", str(path), "--json"]).exit_code == 0
     else:
-        line = listening.listen(str(path), "hafm-tiny", None, LeadSheet())["pitch"]
-        assert len(line) == 225
-        assert all(note is not None for note in line[5:-5])
+        pitches = listening.listen(str(path), "hafm-tiny", None, LeadSheet())["pitch"]
+        # 25 a second
+        assert len(pitches) == 225
+        assert all(pitch is not None for pitch in pitches[5:-5])
     assert 900 <= sum(len(call.args[0]) for call in measured.call_args_list) < 950
 
 

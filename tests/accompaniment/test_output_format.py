@@ -26,11 +26,13 @@ from tiny_models import tiny_band, tiny_separator, tiny_spectral_codec
 from vocals import CODEC_RATE, file_bytes
 
 RATE = 44_100
+# options of a codec that reads mono at 24 kHz
 WIDE = {"output_sampling_rate": RATE, "output_audio_channels": 2}
 
 
 @pytest.fixture(scope="module")
 def model() -> HAFMForVocalAccompaniment:
+    """A composite that plays 44.1 kHz stereo."""
     return tiny_band("delay", codec=tiny_spectral_codec(**WIDE))
 
 
@@ -44,6 +46,7 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def accompany(folder: Path) -> Any:
+    """The pipeline of the saved model."""
     return transformers.pipeline("vocal-accompaniment", model=str(folder), device="cpu")
 
 
@@ -69,18 +72,21 @@ def test_kept_spans_give_tokens_in_mono_and_are_pasted_in_stereo(model: Any) -> 
     vocal = audio.resample(voice(1.0), CODEC_RATE, RATE)
     old = model.generate(vocal, RATE, seed=1).audio[0]
     new = model.generate(vocal, RATE, seed=2, instrumental=old, keep=[(0.0, 0.4)])
+    # the kept span of 0.4 s before its cross-fade
     inside = slice(0, round(0.37 * RATE))
     assert torch.equal(new.audio[0][:, inside], old[:, inside])
     codec = as_codec(model.codec)
     kept = KeptInstrumental(old.numpy(), RATE, [(0.0, 0.4)], 1.0)
     codes = kept.tokens(model.semantic_tokenizer, codec, model.stages, 25, 25)
     mono = torch.from_numpy(audio.resample(old.mean(0).numpy(), RATE, CODEC_RATE))
+    # frames at 75 Hz, all of which lie in the span
     assert torch.equal(codes["coarse"][:, :28], codec.encode(mono[None, None])[0, :4, :28])
 
 
 def test_a_mono_instrumental_can_be_kept_as_well(model: Any) -> None:
     old = voice(0.8, pitch=110)
     new = model.generate(voice(0.8), CODEC_RATE, seed=2, instrumental=old, keep=[(0.0, 0.4)])
+    # 0.2 s at 44.1 kHz
     expected = audio.resample(old, CODEC_RATE, RATE)[:9_000]
     assert np.array_equal(new.audio[0][0, :9_000], expected)
     assert np.array_equal(new.audio[0][1, :9_000], expected)
@@ -91,9 +97,10 @@ def test_a_mono_voice_sits_in_the_middle_of_the_mix(accompany: Any) -> None:
     assert song["sampling_rate"] == RATE
     assert song["mix"].shape == song["audio"].shape == (round(1.1 * RATE), 2)
     inside = slice(2_000, -2_000)
-    sides = [(song[part][:, 0] - song[part][:, 1])[inside] for part in ("mix", "audio")]
-    gain = float(sides[0] @ sides[1]) / float(sides[1] @ sides[1])
-    np.testing.assert_allclose(sides[0], gain * sides[1], atol=1e-5)
+    # left minus right, which a voice in the middle does not change
+    mix_side, band_side = ((song[part][:, 0] - song[part][:, 1])[inside] for part in ("mix", "audio"))
+    gain = float(mix_side @ band_side) / float(band_side @ band_side)
+    np.testing.assert_allclose(mix_side, gain * band_side, atol=1e-5)
     middle = (song["mix"] - gain * song["audio"]).mean(1)[inside]
     assert np.corrcoef(middle, song["vocals"][inside])[0, 1] > 0.999
 
@@ -130,7 +137,7 @@ def test_a_card_states_the_format_that_is_played(model: Any) -> None:
     assert "stereo at 44,100 Hz" in str(model_card(model, "singers/wide"))
 
 
-def test_a_separator_of_either_rate_fits(tmp_path: Path) -> None:
+def test_a_separator_fits_only_at_the_codecs_input_or_output_rate(tmp_path: Path) -> None:
     codec = tiny_spectral_codec(**WIDE)
     native = tiny_separator(sampling_rate=RATE, n_fft=2352, hop_length=588)
     model: Any = tiny_band(plain=True, codec=codec, separator=native)

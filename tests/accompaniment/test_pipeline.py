@@ -22,6 +22,7 @@ from vocals import CODEC_RATE, file_bytes, glide
 
 @pytest.fixture(scope="module")
 def song(accompany: Any) -> dict[str, Any]:
+    """What the pipeline returns for `glide()` with seed 1."""
     return accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
 
 
@@ -43,7 +44,7 @@ def test_mix_is_the_sum_of_its_parts(song: dict[str, Any]) -> None:
 def test_song_output_has_input_length_at_any_rate(accompany: Any, length: int, rate: int) -> None:
     vocal = glide(2.0, rate)[:length]
     song = accompany({"array": np.stack([vocal, vocal], axis=1), "sampling_rate": rate}, seed=1, skip_fine=True)
-    # at the vocal's own rate, or the model's if that is higher
+    # samples at the vocal's own rate, or the model's if that is higher
     expected = max(length, round(length * 24_000 / rate))
     assert song["audio"].shape == (expected,)
     assert song["mix"].shape == song["vocals"].shape == (expected, 2)
@@ -52,7 +53,9 @@ def test_song_output_has_input_length_at_any_rate(accompany: Any, length: int, r
 
 def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -> None:
     sixteen_bit = np.round(glide() * 32768).astype(np.int16)
-    (path := tmp_path / "vocal.wav").write_bytes(content := file_bytes(sixteen_bit))
+    content = file_bytes(sixteen_bit)
+    path = tmp_path / "vocal.wav"
+    path.write_bytes(content)
     expected = accompany.preprocess(path)["prepared"].samples
     assert np.allclose(expected, audio.resample(glide(), CODEC_RATE, 16_000), atol=1e-4)
     kinds: list[Any] = [
@@ -83,18 +86,21 @@ def test_a_list_gives_the_same_songs_as_single_calls_at_any_batch_size(accompany
 
 def test_the_instrumental_of_an_earlier_song_is_kept(accompany: Any, song: dict[str, Any]) -> None:
     known = {"sampling_rate": CODEC_RATE, "instrumental": song, "keep": [(0.0, 0.5)]}
-    assert np.allclose(accompany(glide(), seed=2, **known)["audio"][:11_000], song["audio"][:11_000], atol=1e-4)
+    regenerated = accompany(glide(), seed=2, **known)
+    # most of the first 0.5 s, 12,000 samples
+    assert np.allclose(regenerated["audio"][:11_000], song["audio"][:11_000], atol=1e-4)
     with pytest.raises(ValueError, match="belongs to one vocal, and 2"):
         accompany([glide(), glide()], **known)
 
 
 def test_seconds_limits_the_vocal_to_its_start(accompany: Any) -> None:
     sounds = accompany.preprocess(file_bytes(glide(3.0), subtype="FLOAT"), seconds=1.1)
-    assert np.array_equal(sounds["vocal"], glide(3.0)[:26_400])
+    assert np.array_equal(sounds["vocal"], glide(3.0)[: round(1.1 * CODEC_RATE)])
+    # 1.1 s at 16 kHz
     assert sounds["prepared"].samples.shape == (17_600,)
 
 
-def test_unknown_and_useless_parameters_are_refused(accompany: Any) -> None:
+def test_unknown_parameters_and_those_without_effect_are_refused(accompany: Any) -> None:
     with pytest.raises(TypeError, match="guidance_scale"):
         accompany(glide(), sampling_rate=CODEC_RATE, guidance=3.0)
     with pytest.raises(ValueError, match="give the instrumental"):
@@ -120,9 +126,8 @@ def test_a_stream_obeys_options_of_the_pipeline_and_of_the_call(tiny_model: Path
         streamed = np.concatenate([chunk["audio"] for chunk in with_defaults.stream(glide(), **given)])
         whole = with_defaults(glide(), balance=0.0, **given)["audio"]
         assert np.allclose(audio.turned_down(streamed), whole, atol=1e-5), given
-    assert np.allclose(
-        with_defaults.join(list(with_defaults.stream(glide())))["mix"], with_defaults(glide())["mix"], atol=1e-4
-    )
+    joined = with_defaults.join(list(with_defaults.stream(glide())))
+    assert np.allclose(joined["mix"], with_defaults(glide())["mix"], atol=1e-4)
     with pytest.raises(ValueError, match="beats is 'absent.txt'; give seconds"):
         next(with_defaults.stream(glide(), beats="absent.txt", files=False))
     for useless in ({"loudness": -16.0}, {"keep": [(0.0, 0.5)]}):
@@ -143,8 +148,11 @@ def test_lead_sheet_options_of_a_call_join_the_pipelines(tiny_model: Path, caplo
 
 def test_a_lead_sheet_given_as_a_dict_is_checked(accompany: Any) -> None:
     vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
-    odd, form = "lead_sheet has no .mood.", "lead_sheet is a list; give a LeadSheet or a dict"
-    for known, said in (({"tempo": 92}, "no beat line"), ({"mood": "calm"}, odd), (["C"], form)):
+    for known, said in (
+        ({"tempo": 92}, "no beat line"),
+        ({"mood": "calm"}, "lead_sheet has no .mood."),
+        (["C"], "lead_sheet is a list; give a LeadSheet or a dict"),
+    ):
         with pytest.raises(ValueError, match=said):
             accompany(vocal, lead_sheet=known)
         with pytest.raises(ValueError, match=said):
@@ -158,7 +166,9 @@ def test_saved_pipeline_loads_without_trusting_code(accompany: Any, song: dict[s
     assert np.array_equal(loaded(glide(), sampling_rate=CODEC_RATE, seed=1)["audio"], song["audio"])
 
 
-def test_without_our_import_remote_code_is_enough(tiny_model: Path, song: dict[str, Any], tmp_path: Path) -> None:
+def test_without_importing_hafm_hf_remote_code_is_enough(
+    tiny_model: Path, song: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(), subtype="FLOAT"))
     script = f"""
 import numpy, sys, transformers
@@ -216,6 +226,7 @@ def test_seeds_drawn_while_another_thread_generates_differ() -> None:
     ends = threading.Event()
 
     def generate() -> None:
+        """Holds torch's generators, seeded, until `ends`."""
         with seeded_torch(cpu, 1, None):
             begun.set()
             ends.wait(60)

@@ -16,16 +16,18 @@ from hafm_hf.evaluation.features import Features, extract
 from hafm_hf.evaluation.timing import onset_curve
 from programs import REPOSITORY
 
-TAKES, STYLES = 3, ("ballad", "folk", "pop", "rock")
+# samples of a generation
+TAKES = 3
+STYLES = ("ballad", "folk", "pop", "rock")
 
 
 @pytest.fixture(scope="module")
 def play(bundled: HAFMForVocalAccompaniment) -> Callable[..., np.ndarray]:
-    """Generates float32 [TAKES, N]: takes for the first 6 s of an example voice, in mono at 24 kHz."""
+    """A function that generates takes for an example voice."""
 
     @lru_cache
     def generate(voice: str = "vocal.wav", seed: int = 1, **controls: Any) -> np.ndarray:
-        """Several takes for six seconds of an example voice: float32 [takes, N], mono at 24 kHz."""
+        """Takes for the first 6 s of an example voice: float32 [TAKES, N], mono at 24 kHz."""
         samples, rate = soundfile.read(REPOSITORY / "examples" / voice, dtype="float32", stop=6 * 24_000)
         takes = bundled.generate(samples, rate, num_samples=TAKES, seed=seed, skip_fine=True, **controls).audio
         return np.stack([resample(take.mean(0).numpy(), bundled.sampling_rate, 24_000) for take in takes])
@@ -34,21 +36,26 @@ def play(bundled: HAFMForVocalAccompaniment) -> Callable[..., np.ndarray]:
 
 
 def features(samples: np.ndarray) -> Features:
+    """Features for evaluation of a take (float32 [N] at 24 kHz)."""
     return extract(soxr.resample(samples, 24_000, 16_000))
 
 
 def level(samples: np.ndarray) -> float:
+    """The level of a take (float32 [N]) in dBFS."""
     return float(10 * np.log10(np.mean(samples**2)))
 
 
 def onset_strength(samples: np.ndarray) -> float:
+    """The mean onset strength of a take (float32 [N] at 24 kHz)."""
     return float(features(samples).onsets.mean())
 
 
 def slow_rather_than_quick(samples: np.ndarray) -> float:
     """How much more strongly the onsets (100 Hz) repeat at the beat of 80 BPM than at that of 112."""
     curve = onset_curve(features(samples).onsets)
-    return float(np.dot(curve[75:], curve[:-75]) - np.dot(curve[54:], curve[:-54]))
+    # frames of 10 ms in a beat
+    slow, quick = 75, 54
+    return float(np.dot(curve[slow:], curve[:-slow]) - np.dot(curve[quick:], curve[:-quick]))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +77,10 @@ def test_every_take_follows_the_control(
 
 def test_bands_for_different_voices_differ_twice_as_much_as_takes_do(play: Callable[..., np.ndarray]) -> None:
     def unlike(a: Features, b: Features) -> float:
+        """1 minus the correlation of the mean chroma of two bands."""
         return 1 - float(np.corrcoef(a.chroma.mean(1), b.chroma.mean(1))[0, 1])
 
+    # differences between bands for two voices, and between takes for one
     voices = []
     takes = []
     names = ("vocal.wav", "low_ballad.flac")

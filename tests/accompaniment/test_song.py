@@ -25,9 +25,10 @@ def composite(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
 
 
 class Steps(dict[str, int]):
-    """A progress callback that records how far each stage is."""
+    """A progress callback that records how many steps each stage has done."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Notes the steps that a stage has done."""
         self[stage] = done
 
 
@@ -58,7 +59,8 @@ def test_the_first_chunk_needs_only_its_own_windows(composite: HAFMForVocalAccom
     steps = Steps()
     chunks = composite.stream(voice(3), CODEC_RATE, seed=3, progress=steps)
     first = next(chunks)
-    # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames per second; the first two go as far as the next stage needs
+    # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames per second; the first two go as far as the next stage
+    # needs: a fine window of 0.4 s reads 30 coarse frames, a coarse window of 0.6 s 30 semantic ones
     slots = composite.coarse.pattern.num_slots(30)
     assert steps == {"semantic": 30, "coarse": slots, "fine": slots}
     # the last 0.08 s of a window become final only with the next window
@@ -89,7 +91,7 @@ def test_an_exception_in_progress_stops_the_generation_at_once(composite: HAFMFo
     calls = []
 
     def cancel(stage: str, done: int, total: int) -> None:
-        """Ends the generation at its 130th report."""
+        """Ends the generation at its 130th report, which is of the coarse stage."""
         calls.append(stage)
         if len(calls) == 130:
             raise InterruptedError
@@ -105,8 +107,10 @@ def test_kept_spans_are_unchanged_and_the_rest_is_new(composite: HAFMForVocalAcc
     instrumental = composite.generate(vocal, CODEC_RATE, seed=1).audio[0].numpy()
     new = composite.generate(vocal, CODEC_RATE, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
     assert len(new.audio[0]) == len(vocal)
-    assert np.abs(new.audio[0].numpy() - instrumental)[np.r_[0:18_000, 36_000:48_000]].max() < 1e-6
-    assert np.abs(new.audio[0].numpy() - instrumental)[20_000:32_000].max() > 1e-3
+    changes = np.abs(new.audio[0].numpy() - instrumental)
+    # inside the kept spans, and between them
+    assert changes[np.r_[0:18_000, 36_000:48_000]].max() < 1e-6
+    assert changes[20_000:32_000].max() > 1e-3
     codes = composite.codec.encode(torch.from_numpy(instrumental)[None, None], bandwidth=2.4).audio_codes[0, 0]
     assert torch.equal(new.codes[0][:, :60], codes[:, :60])
     again = composite.generate(vocal, CODEC_RATE, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])

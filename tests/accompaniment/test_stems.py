@@ -27,6 +27,7 @@ NAMES = list(STEMS)
 
 @pytest.fixture(scope="module")
 def model() -> HAFMForVocalAccompaniment:
+    """A composite with styles, energies and stems."""
     return tiny_band("delay")
 
 
@@ -41,6 +42,7 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def accompany(folder: Path) -> Any:
+    """The pipeline of the saved model."""
     return transformers.pipeline("vocal-accompaniment", model=str(folder), device="cpu")
 
 
@@ -82,7 +84,7 @@ def test_unsupported_controls_are_refused_and_empty_streams_change_nothing() -> 
             plain.generate(voice(0.4), CODEC_RATE, **controls)
     with pytest.raises(ValueError, match="no style 'polka'; it has folk, rock"):
         reading.generate(voice(0.4), CODEC_RATE, style="polka")
-    # with empty lead sheet streams and shared weights, the output is bit-identical
+    # with the same weights, lead sheet streams that embed to zero do not change a bit of the output
     for name in STAGES:
         stage = getattr(reading, name)
         stage.load_state_dict(getattr(plain, name).state_dict(), strict=False)
@@ -115,6 +117,7 @@ def test_the_pipeline_returns_and_streams_stems(accompany: Any) -> None:
     assert list(song["stems"]) == NAMES
     assert song["lead_sheet"].style == "folk"
     assert np.allclose(sum(song["stems"].values()), song["audio"], atol=1e-6)
+    # 5 ms
     edge = CODEC_RATE * 5 // 1000
     for stem in song["stems"].values():
         assert max(audio.peak_dbfs(stem[:edge]), audio.peak_dbfs(stem[-edge:])) < -50.0
@@ -127,6 +130,7 @@ def test_the_pipeline_returns_and_streams_stems(accompany: Any) -> None:
     earlier = {"instrumental": {**vocal, "array": song["audio"]}, "keep": [(0.0, 0.5)]}
     kept = accompany(vocal, seed=2, stems=True, output_rate=32_000, **earlier)
     assert np.allclose(sum(kept["stems"].values()), kept["audio"], atol=1e-6)
+    # the kept half second without its ends, at 32 kHz
     new = kept["audio"][1_300:14_000]
     old = audio.resample(song["audio"], CODEC_RATE, 32_000)[1_300:14_000]
     assert np.allclose(new, old * (new @ old) / (old @ old), atol=1e-5), "equal up to the gain that prevents clipping"
@@ -140,6 +144,7 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     written = json.loads(done.stdout)
     sounds = {name: soundfile.read(written[name], dtype="float32")[0] for name in (*NAMES, "instrumental")}
     assert written["drums"].endswith("v_drums.wav")
+    # each file is rounded to 16 bits
     assert np.allclose(sum(sounds[name] for name in NAMES), sounds["instrumental"], atol=3 / 2**15)
     many = tmp_path / "voices"
     many.mkdir()

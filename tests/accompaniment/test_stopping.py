@@ -25,13 +25,18 @@ from hafm_hf.modeling.sampling import WindowBatch
 from tiny_models import tiny_composite, tiny_rhythmic_tokenizer
 from vocals import CODEC_RATE, glide
 
+# a callback that notes the time at which it is called
 Note = Callable[..., None]
 
 
 def longest_share(work: Callable[[Note], object], bound: float) -> float:
-    """The longest time between two calls of `note`, which `work` is given, relative to the whole.
+    """The longest time between two calls of the callback that `work` is given, as a share of the whole.
 
-    In processor time, and the best of up to four runs, so that a busy machine does not fail a test.
+    It is measured in processor time, and the best of up to four runs counts, so that a busy machine fails no test.
+
+    Args:
+        work: what is measured; it takes a callback to call between its pieces.
+        bound: a share below which no other run is needed.
     """
     shares = []
     for _ in range(4):
@@ -46,7 +51,7 @@ def longest_share(work: Callable[[Note], object], bound: float) -> float:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_progress_is_called_often(bundled: Any, kept: bool) -> None:
+def test_no_tenth_of_a_generation_passes_without_progress(bundled: Any, kept: bool) -> None:
     vocal = glide(4.0, CODEC_RATE)
     options = {"instrumental": vocal, "keep": [(0.0, 3.5)]} if kept else {"skip_fine": True}
     generate = partial(bundled.generate, vocal, CODEC_RATE, seed=1, **options)
@@ -77,7 +82,8 @@ def test_mixing_can_be_stopped_midway(accompany: Any, options: dict[str, Any]) -
         vocal["array"], CODEC_RATE, seed=1, skip_fine=True, progress=lambda *report: generated.append(report)
     )
     assert reports[: len(generated)] == generated
-    # the one track, and the peaks of the mix; the loudness of both, and the turns of the limiter
+    # mixing reports before the track and before the peaks of the mix; with the options, also before the loudness of
+    # voice and band and each pass of the limiter
     assert len(reports) - len(generated) >= (6 if options else 2)
     assert set(reports[len(generated) :]) == {generated[-1]}
     for moment in (len(generated) + 1, len(reports)):
@@ -90,7 +96,7 @@ def test_mixing_can_be_stopped_midway(accompany: Any, options: dict[str, Any]) -
 def test_no_piece_of_bringing_a_song_to_a_loudness_takes_long() -> None:
     pytest.importorskip("pyloudnorm")
     song = np.stack([glide(40.0, 44_100, amplitude=0.05)] * 2, axis=1)
-    # clicks that the limiter has to lower, turn by turn
+    # clicks that the limiter has to lower, pass by pass
     song[::22_050] = 0.9
     limit = partial(audio.to_loudness, song, 44_100, -12.0)
     assert longest_share(lambda note: limit(check_stop=note), bound=1 / 4) < 1 / 4
@@ -113,6 +119,7 @@ def test_a_missing_loudness_meter_is_found_before_the_generation(
 
 
 def _note(called_at: list[float], *_: object) -> None:
+    """Appends the processor time in seconds to a list."""
     called_at.append(time.process_time())
 
 
@@ -121,13 +128,14 @@ class Stop(Exception):
 
 
 class StopAt:
-    """A callback that raises `Stop` when it is called for the `moment`-th time."""
+    """A callback that counts its calls, and raises `Stop` at call number `moment`, from 1; 0: never."""
 
     def __init__(self, moment: int) -> None:
         self.moment = moment
         self.calls = 0
 
     def __call__(self, *_: object) -> None:
+        """Counts the call, and raises `Stop` if it is the chosen one."""
         self.calls += 1
         if self.calls == self.moment:
             raise Stop
@@ -139,7 +147,11 @@ def test_tokenizer_and_codec_can_be_stopped_midway() -> None:
     reports: list[tuple[str, int, int]] = []
     model.generate(vocal, CODEC_RATE, seed=1, progress=lambda *report: reports.append(report))
     first = reports.index(("semantic", 1, 150))
-    last = reports.index(("fine", 900, 900)) if ("fine", 900, 900) in reports else reports.index(reports[-1])
+    # the last stage is done; the codec repeats this report
+    all_done = ("fine", 900, 900)
+    if all_done not in reports:
+        all_done = reports[-1]
+    last = reports.index(all_done)
     assert first > 3
     assert set(reports[:first]) == {("semantic", 0, 150)}, "the tokenizer's pieces"
     assert len(reports) - last > 2
@@ -185,6 +197,7 @@ def test_no_layer_is_hooked_during_a_generation() -> None:
     hooked: list[bool] = []
 
     def look(*_: object) -> None:
+        """Notes whether any layer has a hook."""
         hooked.append(any(module._forward_pre_hooks or module._forward_hooks for module in model.modules()))
 
     model.generate(torch.from_numpy(glide(0.4, CODEC_RATE)), CODEC_RATE, seed=1, progress=look)
@@ -202,8 +215,9 @@ def test_the_first_pass_of_a_stage_of_the_papers_size_can_be_stopped_midway(mode
     known_codes = torch.zeros(1, config.num_codebooks, config.target_frames(frames) - 3, dtype=torch.long)
 
     def decode(note: Note) -> None:
+        """Decodes the window on one thread."""
         with torch_threads(1):
             FastGenerator(stage, stage.decoding_config()).codes(WindowBatch(conditioning, 3, known=known_codes), note)
 
-    # of some 5 s here
+    # the whole takes some 5 s
     assert longest_share(decode, bound=1 / 8) < 1 / 8

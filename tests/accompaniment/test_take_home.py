@@ -15,6 +15,7 @@ from hafm_hf import LeadSheet, audio
 from vocals import CODEC_RATE, file_bytes, glide
 
 RATE = 44_100
+# samples in 5 ms
 EDGE = RATE * 5 // 1000
 
 
@@ -27,7 +28,7 @@ def stereo(seconds: float = 1.5, amplitude: float = 0.1) -> np.ndarray:
 
 
 def impulses(samples: int) -> np.ndarray:
-    """float32 [N]: a click every tenth of a second."""
+    """float32 [N] at 44.1 kHz: a click every tenth of a second."""
     clicks = np.zeros(samples, np.float32)
     clicks[:: RATE // 10] = 0.5
     return clicks
@@ -42,6 +43,7 @@ def voice_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_ends_are_quiet(samples: np.ndarray, rate: int = RATE) -> None:
+    """Asserts that the first and the last 5 ms of a sound ([N] or [N, channels] at `rate` Hz) are below −50 dBFS."""
     edge = rate * 5 // 1000
     assert max(audio.peak_dbfs(samples[:edge]), audio.peak_dbfs(samples[-edge:])) < -50.0
 
@@ -78,6 +80,7 @@ def test_the_band_is_the_models_output_resampled(accompany: Any) -> None:
     song = accompany(stereo(), sampling_rate=RATE, seed=1, skip_fine=True)
     generated = accompany.model.generate(stereo().mean(axis=1), RATE, seed=1, skip_fine=True).audio[0].numpy()
     expected = audio.resample(audio.turned_down(generated), CODEC_RATE, RATE)[: len(song["audio"])]
+    # without the fades at both ends, 20 ms each, and as much again
     inside = slice(2 * EDGE * 4, -2 * EDGE * 4)
     gain = float(expected[inside] @ song["audio"][inside]) / float(expected[inside] @ expected[inside])
     assert gain == pytest.approx(1.0, abs=0.2)
@@ -97,13 +100,14 @@ def test_a_mix_has_the_requested_loudness_and_balance_and_quiet_ends(
     assert audio.true_peak_dbtp(song["mix"]) <= -1.0 + 1e-3
     assert not caplog.messages
     assert_ends_are_quiet(song["mix"])
-    # clicks leave no way to be as loud below the ceiling
+    # clicks cannot be that loud below the ceiling of the true peak
     clicks = [{**chunk, "audio": 0 * chunk["audio"], "vocals": impulses(len(chunk["vocals"]))} for chunk in chunks]
     pipeline.join(clicks, loudness=-6)
     assert "LUFS instead of -6" in caplog.text
     inside = slice(EDGE * 4, -EDGE * 4)
     voice = song["vocals"][inside]
     band = song["audio"][inside]
+    # the gains of voice and band in the mix are found by least squares
     parts = np.stack([voice, band.mean(axis=1)], axis=1).astype(np.float64)
     for balance, expected in (("auto", -2.5), (6, 6.0)):
         mix = pipeline.join(chunks, balance=balance)["mix"][inside].mean(axis=1).astype(np.float64)
@@ -120,6 +124,7 @@ def test_the_band_continues_after_the_voice_and_fades_out(accompany: Any) -> Non
     assert not song["vocals"][len(stereo()) :].any()
     levels = [audio.rms_dbfs(part) for part in np.array_split(song["audio"][len(stereo()) :], 4)]
     assert levels == sorted(levels, reverse=True)
+    # dB, from the first quarter of the tail to the last
     assert levels[0] - levels[3] > 12.0
     assert_ends_are_quiet(song["mix"])
 
@@ -132,12 +137,13 @@ def test_kept_spans_of_an_instrumental_at_the_voices_rate_are_sample_exact(accom
         for band in ({"array": old, "sampling_rate": RATE}, old)
     )
     assert np.array_equal(bare["audio"], again["audio"])
-    again = again["audio"]
+    new = again["audio"]
+    # the kept span before its cross-fade; the gain prevents clipping
     kept = slice(0, round(0.67 * RATE))
-    gain = float(again[kept] @ old[kept]) / float(old[kept] @ old[kept])
-    assert np.allclose(again[kept], gain * old[kept], atol=1e-6)
+    gain = float(new[kept] @ old[kept]) / float(old[kept] @ old[kept])
+    assert np.allclose(new[kept], gain * old[kept], atol=1e-6)
     assert gain <= 1.0 + 1e-6
-    assert not np.allclose(again[RATE:], gain * old[RATE:], atol=1e-3)
+    assert not np.allclose(new[RATE:], gain * old[RATE:], atol=1e-3)
 
 
 def test_a_song_returns_its_lead_sheet_given_and_estimated(accompany: Any, bundled_model: Path) -> None:

@@ -16,7 +16,12 @@ def needs_ffmpeg() -> None:
 
 
 def encode(source: Path, outputs: dict[Path, list[str]]) -> None:
-    """Encodes a sound into several files in one run: options of ffmpeg by path."""
+    """Encodes a sound into several files in one run.
+
+    Args:
+        source: the sound.
+        outputs: ffmpeg's options for each file to write.
+    """
     command = ["ffmpeg", "-v", "error", "-y", "-i", str(source)]
     for path, options in outputs.items():
         command += ["-map", "0:a", *options, str(path)]
@@ -24,7 +29,7 @@ def encode(source: Path, outputs: dict[Path, list[str]]) -> None:
 
 
 def piped(source: Path, *options: str) -> bytes:
-    """What ffmpeg writes to a pipe, where it cannot go back to correct the header."""
+    """The file that ffmpeg writes to a pipe, where it cannot go back to correct the header."""
     command = ["ffmpeg", "-v", "error", "-i", str(source), *options, "-"]
     return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
 
@@ -35,7 +40,8 @@ def decoded_lengths(paths: Sequence[Path]) -> list[int]:
     raw = [path.with_suffix(".raw") for path in paths]
     for path in paths:
         command += ["-i", str(path)]
-    for place, path in enumerate(raw):
-        command += ["-map", f"{place}:a", "-ac", "1", "-c:a", "pcm_s16le", "-f", "s16le", str(path)]
+    for index, path in enumerate(raw):
+        command += ["-map", f"{index}:a", "-ac", "1", "-c:a", "pcm_s16le", "-f", "s16le", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    # two bytes a sample
     return [path.stat().st_size // 2 for path in raw]

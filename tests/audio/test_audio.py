@@ -18,7 +18,9 @@ RATE = 22_050
 
 
 def tone(seconds: float = 1.5, rate: int = RATE, frequency: float = 440.0, amplitude: float = 0.5) -> audio.Samples:
-    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+    """A sine of `frequency` Hz: float32 [seconds * rate]."""
+    time = np.arange(round(seconds * rate)) / rate
+    return (amplitude * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,7 @@ def test_every_format_reads_back_as_written(tmp_path: Path, file_format: str, su
     assert rate == RATE
     assert samples.dtype == np.float32
     assert samples.shape == tone().shape
+    # lossy codecs differ more at the ends
     middle = slice(5000, -5000)
     assert np.abs(samples - tone())[middle].max() < tolerance
 
@@ -50,15 +53,20 @@ def test_any_rate_keeps_the_pitch_and_the_duration(rate: int) -> None:
     assert target == 24_000
     assert samples.shape == (36_000,)
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size)))
-    assert abs(np.argmax(spectrum) * 24_000 / samples.size - 440.0) < 1.0
-    assert abs(np.abs(samples[6_000:-6_000]).max() - 0.5) < 0.01
+    loudest_hertz = np.argmax(spectrum) * 24_000 / samples.size
+    assert abs(loudest_hertz - 440.0) < 1.0
+    # without a quarter of a second at each end, where the resampling filter reaches into silence
+    peak = np.abs(samples[6_000:-6_000]).max()
+    assert abs(peak - 0.5) < 0.01
 
 
 def test_stereo_becomes_the_mean_of_its_channels() -> None:
-    both = np.stack([tone(), 0.5 * tone(frequency=660.0)], axis=1)
-    for sound, mono in ((both, True), (np.tile(both, 2), True), (np.tile(both, 2), False)):
+    stereo = np.stack([tone(), 0.5 * tone(frequency=660.0)], axis=1)
+    four_channels = np.tile(stereo, 2)
+    # more than two channels are averaged even where stereo would be kept
+    for sound, mono in ((stereo, True), (four_channels, True), (four_channels, False)):
         samples, _ = audio.read_audio(file_bytes(sound, RATE, subtype="FLOAT"), mono=mono)
-        assert np.allclose(samples, both.mean(axis=1), atol=1e-6)
+        assert np.allclose(samples, stereo.mean(axis=1), atol=1e-6)
 
 
 def test_seconds_reads_only_the_start_even_of_a_file_that_is_too_long() -> None:
@@ -71,7 +79,7 @@ def test_seconds_reads_only_the_start_even_of_a_file_that_is_too_long() -> None:
 
 
 def bad_sources(folder: Path) -> dict[str, tuple[object, str]]:
-    """Name of the case: (source, part of the error message)."""
+    """Writes bad files into a folder, and returns for each case a source and a part of its error message."""
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("These are words, not samples.\n" * 50)
     (folder / "text.mp3").write_text("These are words, not samples.\n" * 50)
@@ -114,15 +122,17 @@ def test_bad_sources_are_refused_in_one_sentence_that_names_them(tmp_path: Path)
 def test_an_unreadable_file_is_not_called_damaged_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "theirs.wav").write_bytes(file_bytes(tone(), RATE))
     with monkeypatch.context() as denied:
+        # the file cannot be read
         denied.setattr(os, "access", lambda path, mode: False)
         with pytest.raises(HAFMAudioError, match="theirs.wav may not be read by this user"):
             audio.read_audio(tmp_path / "theirs.wav")
+        # nor can its folder
         denied.setattr(Path, "stat", Mock(side_effect=PermissionError))
         with pytest.raises(HAFMAudioError, match="theirs.wav may not be read by this user"):
             audio.read_audio(tmp_path / "theirs.wav")
 
 
-def test_integers_are_scaled_by_the_range_of_their_type() -> None:
+def test_arrays_and_tensors_of_any_type_and_layout_become_float_samples() -> None:
     wave = tone()
     assert np.allclose(audio.to_samples((wave * 32768).astype(np.int16)), wave, atol=1e-4)
     assert np.allclose(audio.to_samples((wave * 2**31).astype(np.int32)), wave, atol=1e-6)
@@ -130,7 +140,9 @@ def test_integers_are_scaled_by_the_range_of_their_type() -> None:
     assert np.array_equal(audio.to_samples(torch.from_numpy(wave)), wave)
     assert np.allclose(audio.to_samples(torch.from_numpy((wave * 32768).astype(np.int16))), wave, atol=1e-4)
     assert np.allclose(audio.to_samples(torch.from_numpy(wave).bfloat16()), wave, atol=1e-2)
-    assert np.array_equal(audio.to_samples(np.stack([wave, wave])), audio.to_samples(np.stack([wave, wave], axis=1)))
+    channels_first = np.stack([wave, wave])
+    channels_last = np.stack([wave, wave], axis=1)
+    assert np.array_equal(audio.to_samples(channels_first), audio.to_samples(channels_last))
 
 
 @pytest.mark.parametrize("samples", [np.zeros((2, 3, 4)), np.array(["a"]), np.array(3.0), [True], [1, -1]])
@@ -140,6 +152,7 @@ def test_arrays_that_are_not_sound_are_refused(samples: object) -> None:
 
 
 def test_levels_are_decibels_below_full_scale() -> None:
+    # half of full scale, −6.02 dB; the RMS of a sine is 3.01 dB below its peak
     assert audio.peak_dbfs(tone(amplitude=0.5)) == pytest.approx(-6.02, abs=0.01)
     assert audio.rms_dbfs(tone(amplitude=0.5)) == pytest.approx(-9.03, abs=0.01)
     assert audio.rms_dbfs(np.zeros(7, dtype=np.float32)) == -np.inf
@@ -151,6 +164,7 @@ def test_levels_are_decibels_below_full_scale() -> None:
 def test_mix_adds_after_the_gains() -> None:
     vocal = tone(amplitude=0.2)
     instrumental = tone(frequency=300.0, amplitude=0.1)
+    # half and double the amplitude
     mixed = audio.mix_audio(vocal, instrumental, vocal_gain_db=-6.0206, instrumental_gain_db=6.0206)
     assert np.allclose(mixed, 0.5 * vocal + 2.0 * instrumental, atol=1e-5)
     with pytest.raises(HAFMAudioError, match="33075 samples and the instrumental 33074"):
@@ -162,6 +176,7 @@ def test_mix_never_clips_and_keeps_the_balance(gain: float) -> None:
     vocal = tone(amplitude=0.9)
     instrumental = tone(frequency=300.0, amplitude=0.9)
     mixed = audio.mix_audio(vocal, instrumental, vocal_gain_db=gain, instrumental_gain_db=gain)
+    # the ceiling, in dBTP
     assert audio.true_peak_dbtp(mixed) == pytest.approx(-1.0, abs=1e-3)
     expected = vocal + instrumental
     assert np.allclose(mixed / np.abs(mixed).max(), expected / np.abs(expected).max(), atol=1e-5)

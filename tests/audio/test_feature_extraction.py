@@ -10,6 +10,7 @@ from hafm_hf.audio.feature_extraction_hafm import HAFMFeatureExtractor
 
 
 def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
+    """float32 [seconds * rate], uniform between −0.5 and 0.5."""
     return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * rate)).astype(np.float32)
 
 

@@ -17,12 +17,13 @@ RATE = 44_100
 
 
 def noise(seconds: float = 3.0, level: float = 0.1, seed: int = 0, channels: int = 1) -> np.ndarray:
+    """White noise with an RMS of `level`: float32 [N] at RATE Hz, or [N, channels] if there are several."""
     samples = np.random.default_rng(seed).normal(0.0, level, (round(seconds * RATE), channels)).astype(np.float32)
     return samples[:, 0] if channels == 1 else samples
 
 
 def knocks(seconds: float = 6.0) -> np.ndarray:
-    """A quiet tone with a loud click twice a second, which needs much limiting."""
+    """A quiet tone with a loud click twice a second, which needs much limiting: float32 [N] at RATE Hz."""
     sound = glide(seconds, RATE, amplitude=0.05)
     sound[:: RATE // 2] += 0.9
     return sound
@@ -31,16 +32,19 @@ def knocks(seconds: float = 6.0) -> np.ndarray:
 def test_the_true_peak_lies_between_samples_and_does_not_depend_on_blocks() -> None:
     # a quarter of the rate, sampled at 45°: the samples reach 0.71 of the sine's peak
     sine = (0.5 * np.sin(np.pi / 2 * np.arange(BLOCK + 5000) + np.pi / 4)).astype(np.float32)
+    # faded at both ends, as a cut has peaks of its own
     sine[:200] *= np.linspace(0, 1, 200, dtype=np.float32)
     sine[-200:] *= np.linspace(1, 0, 200, dtype=np.float32)
     assert audio.peak_dbfs(sine) == pytest.approx(-9.03, abs=0.01)
     for empty in (sine[:0], np.zeros((0, 2), np.float32)):
         assert audio.true_peak_dbtp(empty) == -math.inf
     assert audio.true_peak_dbtp(sine) == pytest.approx(-6.02, abs=0.02)
-    peak = np.zeros(BLOCK + 600, np.float32)
-    peak[BLOCK - 3 : BLOCK + 3] = [0.1, -0.4, 0.8, 0.8, -0.4, 0.1]
-    assert audio.true_peak_dbtp(peak) == pytest.approx(audio.true_peak_dbtp(peak[BLOCK - 500 :]), abs=1e-3)
-    assert audio.true_peak_dbtp(peak) > audio.peak_dbfs(peak) + 1.0
+    # a peak between the last sample of one block and the first of the next
+    across_blocks = np.zeros(BLOCK + 600, np.float32)
+    across_blocks[BLOCK - 3 : BLOCK + 3] = [0.1, -0.4, 0.8, 0.8, -0.4, 0.1]
+    within_a_block = across_blocks[BLOCK - 500 :]
+    assert audio.true_peak_dbtp(across_blocks) == pytest.approx(audio.true_peak_dbtp(within_a_block), abs=1e-3)
+    assert audio.true_peak_dbtp(across_blocks) > audio.peak_dbfs(across_blocks) + 1.0
     assert audio.true_peak_dbtp(np.zeros(100, np.float32)) == -math.inf
 
 
@@ -58,7 +62,8 @@ def test_a_mix_has_the_requested_loudness_and_no_true_peak_above_the_ceiling(sou
 def test_a_mix_that_needs_no_limiting_is_only_scaled_and_silence_is_unchanged() -> None:
     pytest.importorskip("pyloudnorm")
     quiet = noise(level=0.02)
-    assert np.ptp(audio.to_loudness(quiet, RATE, -23.0) / quiet) < 1e-5
+    gains = audio.to_loudness(quiet, RATE, -23.0) / quiet
+    assert np.ptp(gains) < 1e-5, "every sample has the same gain"
     silence = np.zeros(RATE, np.float32)
     assert audio.to_loudness(silence, RATE, -16.0) is silence
 
@@ -71,12 +76,14 @@ def test_a_balance_is_the_difference_in_loudness_in_the_mix() -> None:
     scaled = audio.with_channels(band, 2) * np.float32(audio.decibels_to_gain(gain))
     assert audio.loudness(voice, RATE) - audio.loudness(scaled, RATE) == pytest.approx(-2.5, abs=0.01)
     assert audio.balance_gain_db(voice, np.zeros_like(band), RATE, -2.5) == 0.0
+    # a band so quiet that it gets the highest gain
     assert audio.balance_gain_db(voice, band * np.float32(0.004), RATE, -30.0) == 48.0
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_faded_ends_are_below_minus_50_decibels_and_the_middle_is_unchanged(channels: int) -> None:
     sound = noise(1.0, 0.2, channels=channels)
+    # 5 and 20 ms
     edge = RATE * 5 // 1000
     fade = RATE * 20 // 1000
     faded = audio.fade_edges(sound, RATE)
@@ -97,12 +104,13 @@ def test_a_band_fades_the_same_in_pieces_and_as_a_whole(tail: float) -> None:
         pieces.append(audio.fade_instrumental(piece, RATE, done, len(band), tail))
         done += len(piece)
     assert np.array_equal(np.concatenate(pieces), whole)
+    # the last 5 ms
     assert audio.peak_dbfs(whole[-220:]) < -50.0
-    middle = round((1.0 - tail / 2) * RATE)
+    middle_of_tail = round((1.0 - tail / 2) * RATE)
+    around = slice(middle_of_tail - 500, middle_of_tail + 500)
     if tail:
-        assert audio.rms_dbfs(whole[middle - 500 : middle + 500]) - audio.rms_dbfs(
-            band[middle - 500 : middle + 500]
-        ) == pytest.approx(-6.02, abs=0.3)
+        # half of the amplitude
+        assert audio.rms_dbfs(whole[around]) - audio.rms_dbfs(band[around]) == pytest.approx(-6.02, abs=0.3)
 
 
 def test_pieces_are_resampled_like_the_whole() -> None:
@@ -114,19 +122,21 @@ def test_pieces_are_resampled_like_the_whole() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_mp3_is_written_at_the_audios_rate_or_the_highest_it_supports(tmp_path: Path, channels: int) -> None:
-    for rate, written in ((44_100, 44_100), (24_000, 24_000), (96_000, 48_000)):
+    for rate, written_rate in ((44_100, 44_100), (24_000, 24_000), (96_000, 48_000)):
         sound = audio.with_channels(glide(1.0, rate), channels)
         info = soundfile.info(audio.write_audio(tmp_path / f"{rate}.mp3", sound, rate))
-        assert (info.format, info.samplerate, info.channels) == ("MP3", written, channels)
-        assert info.frames == pytest.approx(written, abs=2)
+        assert (info.format, info.samplerate, info.channels) == ("MP3", written_rate, channels)
+        # a second
+        assert info.frames == pytest.approx(written_rate, abs=2)
         decoded, _ = audio.read_audio(tmp_path / f"{rate}.mp3", min_seconds=0.9)
-        expected = audio.resample(glide(1.0, rate), rate, written)
+        expected = audio.resample(glide(1.0, rate), rate, written_rate)
         assert audio.rms_dbfs(decoded[: len(expected)] - expected[: len(decoded)]) < -35.0
     with pytest.raises(audio.HAFMAudioError, match=r"end it in \.wav, \.flac or \.mp3"):
         audio.write_audio(tmp_path / "song.ogg", glide(), 24_000)
 
 
 def test_a_quiet_voice_is_raised_as_far_as_its_peak_allows() -> None:
+    # a peak of −42 dBFS, an RMS of −45
     voice = glide(2.0, RATE, amplitude=10 ** (-42 / 20))
     assert audio.rms_dbfs(audio.turned_up(voice, RATE)) == pytest.approx(-21, abs=0.5)
     knock = voice.copy()
@@ -134,13 +144,13 @@ def test_a_quiet_voice_is_raised_as_far_as_its_peak_allows() -> None:
     assert audio.peak_dbfs(audio.turned_up(knock, RATE)) == pytest.approx(-1, abs=0.01)
 
 
-@pytest.mark.parametrize("level", [-30, -90], ids=["usual", "silent"])
-def test_a_voice_of_usual_level_and_silence_are_left_as_they_are(level: float) -> None:
-    voice = glide(2.0, RATE, amplitude=10 ** (level / 20))
+@pytest.mark.parametrize("peak_dbfs", [-30, -90], ids=["usual", "silent"])
+def test_a_voice_of_usual_level_and_silence_are_left_as_they_are(peak_dbfs: float) -> None:
+    voice = glide(2.0, RATE, amplitude=10 ** (peak_dbfs / 20))
     assert audio.turned_up(voice, RATE) is voice
 
 
-def test_a_quiet_voice_is_heard_like_a_louder_one() -> None:
+def test_a_quiet_voice_is_prepared_at_the_usual_level_and_otherwise_like_a_louder_one() -> None:
     voice = glide(1.5, RATE)
     quiet = HAFMFeatureExtractor().prepare(voice * np.float32(0.01), RATE).samples
     usual = HAFMFeatureExtractor().prepare(voice, RATE).samples

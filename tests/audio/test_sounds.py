@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sounds as strangers save them: nothing that a file holds is lost, and what is odd about it is said."""
+"""Unusual and damaged sound files: no audio in them is lost, and whatever is odd is reported."""
 
 import io
 import logging
@@ -24,14 +24,16 @@ from hafm_hf.evaluation.datasets import Part
 from vocals import EXAMPLE, file_bytes, glide
 
 RATE = 24_000
+# samples
 MPEG_FRAME = 1152
+# ffmpeg's options for constant, variable and average bit rate
 MODES = {"cbr": ["-b:a", "64k"], "vbr": ["-q:a", "2"], "abr": ["-abr", "1", "-b:a", "96k"]}
 VOICES = ("singing-female", "vignesh", "vocadito_10", "vocadito_14")
 
 
 @pytest.fixture
 def warnings_of() -> Iterator[Callable[[], str]]:
-    """What the package has logged since the start of the test."""
+    """A function that returns what the package has logged since the start of the test."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     logger = logging.getLogger("hafm_hf")
@@ -41,6 +43,7 @@ def warnings_of() -> Iterator[Callable[[], str]]:
 
 
 def seconds_read(source: Any) -> float:
+    """The duration of a vocal as it is read, in seconds."""
     samples, rate = audio.read_audio(source)
     return len(samples) / rate
 
@@ -51,16 +54,16 @@ def seconds_read(source: Any) -> float:
 @pytest.mark.parametrize("voice", VOICES)
 def test_mp3_is_read_to_its_end_by_every_reader(voice: str, shared_data: Path, tmp_path: Path, accompany: Any) -> None:
     needs_ffmpeg()
-    kinds = {
+    options_of_files = {
         tmp_path / f"{mode}_{rate}_{xing}.mp3": [*options, "-ar", str(rate), "-write_xing", str(xing)]
         for mode, options in MODES.items()
         for rate in (44_100, 24_000, 16_000)
         for xing in (0, 1)
     }
-    encode(shared_data / "real" / f"{voice}.wav", kinds)
-    paths = list(kinds)
-    for whole in kinds:
-        # in the middle of a frame, and after the frame that states the length
+    encode(shared_data / "real" / f"{voice}.wav", options_of_files)
+    paths = list(options_of_files)
+    for whole in options_of_files:
+        # starts in the middle of a frame, and after the frame that states the length
         cut = whole.with_name(f"cut_{whole.name}")
         cut.write_bytes(whole.read_bytes()[whole.stat().st_size // 3 :])
         paths.append(cut)
@@ -69,9 +72,9 @@ def test_mp3_is_read_to_its_end_by_every_reader(voice: str, shared_data: Path, t
 
 
 def _check_readers(path: Path, length: int, accompany: Any) -> None:
-    """Asserts that every reader reads as many samples as ffmpeg, within three frames."""
+    """Asserts that every reader reads as many samples as ffmpeg (`length`), within three frames."""
     rate = soundfile.info(path).samplerate
-    lengths = {"command": len(_command(path))}
+    lengths = {"command": len(_read_by_command(path))}
     for name, source in (("pipeline, path", str(path)), ("pipeline, bytes", path.read_bytes())):
         lengths[name] = accompany.preprocess(source)["prepared"].duration * rate
     lengths["corpus"] = len(decode(path, 60.0)[0])
@@ -81,7 +84,7 @@ def _check_readers(path: Path, length: int, accompany: Any) -> None:
     assert not wrong, (path.name, length, wrong)
 
 
-def _command(path: Path) -> audio.Samples:
+def _read_by_command(path: Path) -> audio.Samples:
     """The samples that the command line reads."""
     read = read_vocal(str(path), False)
     assert read is not None
@@ -104,20 +107,23 @@ def lame_file(seconds: float = 3.0) -> bytes:
 
 
 def with_frames(content: bytes, frames: int) -> bytes:
-    """MP3 whose first frame states another number of frames."""
-    place = max(content.find(b"Xing"), content.find(b"Info")) + 8
-    return content[:place] + struct.pack(">I", frames) + content[place + 4 :]
+    """MP3 whose first frame states `frames` as the number of frames."""
+    # behind the tag, of which there is one or the other, and its flags, four bytes each
+    count_at = max(content.find(b"Xing"), content.find(b"Info")) + 8
+    return content[:count_at] + struct.pack(">I", frames) + content[count_at + 4 :]
 
 
 @pytest.mark.parametrize("frames", [0, 1, 20])
-def test_mp3_is_longer_than_its_first_frame_states(frames: int) -> None:
+def test_mp3_is_read_to_its_end_though_its_first_frame_states_less(frames: int) -> None:
     assert seconds_read(with_frames(lame_file(), frames)) == pytest.approx(3.0, abs=0.01)
 
 
 def test_bytes_between_the_frames_of_mp3_are_passed_over() -> None:
     whole = lame_file()
     third = len(whole) // 3
-    for junk in (bytes(5000), b"\xff" * 3000, b"ID3\x04\x00\x00\x00\x00\x1f\x00" + bytes(31 << 7)):
+    # the header of an ID3 tag states its size in seven bits a byte
+    id3_tag = b"ID3\x04\x00\x00\x00\x00\x1f\x00" + bytes(31 << 7)
+    for junk in (bytes(5000), b"\xff" * 3000, id3_tag):
         assert seconds_read(whole[:third] + junk + whole[third:]) == pytest.approx(3.0, abs=0.1)
 
 
@@ -125,8 +131,9 @@ def test_flac_out_of_a_pipe_is_read_to_its_last_sample() -> None:
     for rate, channels in ((RATE, 1), (44_100, 2), (16_000, 1)):
         sound = np.tile(glide(3.0, rate)[:, None], channels)
         content = bytearray(file_bytes(sound, rate, format="FLAC", subtype="PCM_16"))
-        # the last 36 of these 64 bits are the number of samples
-        content[18:26] = (int.from_bytes(content[18:26], "big") >> 36 << 36).to_bytes(8, "big")
+        # the last 36 of these 64 bits are the number of samples: 0, unknown
+        fields = int.from_bytes(content[18:26], "big")
+        content[18:26] = (fields >> 36 << 36).to_bytes(8, "big")
         samples, _ = audio.read_audio(bytes(content))
         assert len(samples) == 3 * rate
 
@@ -134,20 +141,22 @@ def test_flac_out_of_a_pipe_is_read_to_its_last_sample() -> None:
 # --- sizes in headers ---
 
 
+# by format: the name before the size of the samples, and how `struct` packs that size
 SIZES = {"WAV": (b"data", "<I"), "AIFF": (b"SSND", ">I"), "AU": (b".snd", ">I"), "CAF": (b"data", ">q")}
 
 
 def with_size(content: bytes, file_format: str, size: int) -> bytes:
-    """A file whose header states another size of its samples in bytes."""
+    """A file whose header states that its samples have `size` bytes."""
     name, layout = SIZES[file_format]
     # AU: between its magic and the size is the samples' offset
-    place = content.find(name) + (8 if file_format == "AU" else 4)
-    return content[:place] + struct.pack(layout, size) + content[place + struct.calcsize(layout) :]
+    size_at = content.find(name) + (8 if file_format == "AU" else 4)
+    return content[:size_at] + struct.pack(layout, size) + content[size_at + struct.calcsize(layout) :]
 
 
 @pytest.mark.parametrize("file_format", SIZES)
-def test_a_killed_recorder_leaves_all_that_it_wrote(file_format: str) -> None:
+def test_a_recording_whose_recorder_was_killed_is_read_to_its_end(file_format: str) -> None:
     content = file_bytes(glide(3.0, RATE), RATE, format=file_format, subtype="PCM_16")
+    # the size is written when a recording is closed
     recording = audio.read_recording(with_size(content, file_format, 0))
     assert len(recording.samples) == 3 * RATE
     assert recording.remarks == ()
@@ -156,6 +165,7 @@ def test_a_killed_recorder_leaves_all_that_it_wrote(file_format: str) -> None:
 @pytest.mark.parametrize("file_format", SIZES)
 def test_a_size_that_is_too_small_loses_nothing_and_is_mentioned(file_format: str) -> None:
     content = file_bytes(glide(3.0, RATE), RATE, format=file_format, subtype="PCM_16")
+    # a second of 16 bits
     recording = audio.read_recording(with_size(content, file_format, 2 * RATE))
     assert len(recording.samples) == 3 * RATE
     assert recording.remarks[0] == "the vocal is 3.0 s long, though its header says 1.0 s; all of it is used."
@@ -174,13 +184,13 @@ def test_a_sound_that_ends_early_is_used_with_a_warning_of_both_lengths(
     assert f"vocal is {shown} s long, though its header says 6.0 s; what is missing is lost." in warnings_of()
 
 
-def test_a_whole_sound_is_read_without_a_word(warnings_of: Callable[[], str]) -> None:
+def test_a_whole_sound_is_read_without_a_warning(warnings_of: Callable[[], str]) -> None:
     for file_format in ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3"):
         assert seconds_read(file_bytes(glide(2.0, RATE), RATE, format=file_format)) == 2.0
     assert warnings_of() == ""
 
 
-def test_chunks_after_the_samples_are_no_samples() -> None:
+def test_chunks_after_the_samples_are_not_read_as_samples() -> None:
     content = file_bytes(glide(2.0, RATE), RATE, subtype="PCM_16")
     for after in (
         b"LIST" + struct.pack("<I", 400) + bytes(400),
@@ -200,7 +210,7 @@ def test_sounds_one_after_another_in_a_file_are_joined(file_format: str) -> None
     recording = audio.read_recording(content)
     assert len(recording.samples) == round(4.5 * RATE)
     assert recording.remarks == ("the vocal holds 3 sounds, one after another; they are joined.",)
-    # the place of the second sound
+    # the second sound, without its ends
     middle = slice(2 * RATE + 4000, round(3.5 * RATE) - 4000)
     assert np.abs(recording.samples[middle] - np.concatenate(parts)[middle]).max() < 0.1
 
@@ -218,8 +228,9 @@ def test_joined_sounds_may_differ_in_rate_and_channels() -> None:
 @pytest.mark.parametrize("file_format", ["WAV", "FLAC", "OGG", "AIFF", "AU", "CAF"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_an_empty_sound_before_or_after_a_voice_does_no_harm(file_format: str, channels: int) -> None:
-    # of other channels than the empty one, at another rate; 24 bits, an odd number of samples: padded in WAV and AIFF
-    sung = np.tile(glide(1.5, 44_100)[:44_101, None], 3 - channels)
+    # not the empty sound's rate, nor its number of channels, 1 or 2; WAV and AIFF pad an odd number of bytes
+    other_channels = 3 - channels
+    sung = np.tile(glide(1.5, 44_100)[:44_101, None], other_channels)
     subtype = "VORBIS" if file_format == "OGG" else "PCM_24"
     voice = file_bytes(sung, 44_100, format=file_format, subtype=subtype)
     empty = file_bytes(np.zeros((0, channels), np.float32), RATE, format=file_format)
@@ -233,6 +244,7 @@ def test_a_header_that_is_cut_off_after_a_voice_does_no_harm(file_format: str) -
     subtype = None if file_format == "MP3" else "PCM_24"
     voice = file_bytes(glide(1.5, RATE)[:24_001], RATE, format=file_format, subtype=subtype)
     whole, _ = audio.read_audio(voice)
+    # 44 bytes: a whole header of WAV
     for size in range(44):
         samples, _ = audio.read_audio(voice + voice[:size])
         # a few bytes more may be samples
@@ -245,7 +257,7 @@ def test_a_sound_without_samples_is_too_short(file_format: str) -> None:
         audio.read_audio(file_bytes(np.zeros((0, 2), np.float32), RATE, format=file_format))
 
 
-def test_a_size_that_no_file_has_is_read_from_a_path_as_from_bytes(tmp_path: Path) -> None:
+def test_a_file_that_states_an_impossible_size_is_read_from_its_path_as_from_its_bytes(tmp_path: Path) -> None:
     content = bytearray(file_bytes(glide(1.5, RATE), RATE, format="RF64"))
     # the size of the samples, in 64 bits
     content[28:36] = (1 << 60).to_bytes(8, "little")
@@ -265,16 +277,18 @@ def test_a_part_of_joined_sounds_is_read_from_any_place(tmp_path: Path) -> None:
     assert np.abs(part - whole[round(1.5 * RATE) : round(2.5 * RATE)]).max() < 1e-3
 
 
-def test_the_begin_of_another_sound_at_the_end_is_left_out_with_a_warning() -> None:
-    for file_format, begin in (("FLAC", b'fLaC\0\0\0"'), ("WAV", b"RIFF\xff\xff\xff\xffWAVE" + bytes(70))):
-        recording = audio.read_recording(file_bytes(glide(2.0, RATE), RATE, format=file_format) + begin)
+def test_the_beginning_of_another_sound_at_the_end_is_left_out_with_a_warning() -> None:
+    for file_format, beginning in (("FLAC", b'fLaC\0\0\0"'), ("WAV", b"RIFF\xff\xff\xff\xffWAVE" + bytes(70))):
+        recording = audio.read_recording(file_bytes(glide(2.0, RATE), RATE, format=file_format) + beginning)
         assert len(recording.samples) == 2 * RATE
-        assert recording.remarks == (f"the vocal holds {len(begin)} bytes that are no sound; they are left out.",)
+        remark = f"the vocal holds {len(beginning)} bytes that are no sound; they are left out."
+        assert recording.remarks == (remark,)
 
 
 # --- what phones record ---
 
 
+# ffmpeg's options by the name of the file
 PHONE_FORMATS = {
     "song.m4a": ["-c:a", "aac"],
     "song.3gp": ["-c:a", "aac", "-ar", "16000"],
@@ -313,7 +327,8 @@ def test_phone_recordings_are_read_from_path_and_bytes(name: str, phone: Path) -
 def test_no_sound_in_a_folder_is_ignored(phone: Path) -> None:
     paths, drops, others = find_audio(phone)
     assert paths == sorted(PHONE_FORMATS)
-    assert (drops, others) == ([], 1)
+    assert drops == []
+    assert others == 1, "the lyrics"
 
 
 def test_phone_recordings_keep_their_voice(phone: Path) -> None:
@@ -352,7 +367,7 @@ def test_limits_hold_for_what_ffmpeg_decodes(phone: Path, monkeypatch: pytest.Mo
 
 
 def cancelling(rate: int = RATE) -> dict[str, audio.Samples]:
-    """Float32 [N, C] of channels whose mean is far below the loudest of them."""
+    """Sounds (float32 [N, channels]) whose channels have a mean far below the loudest of them, by name."""
     voice = glide(3.0, rate)
     noise = np.random.default_rng(0).standard_normal(len(voice)).astype(np.float32)
     return {
@@ -374,18 +389,19 @@ def test_channels_that_cancel_leave_the_louder_one_and_a_warning(kind: str, warn
     assert np.abs(np.corrcoef(samples, expected)[0, 1]) > 0.99
     assert audio.rms_dbfs(samples) == pytest.approx(audio.rms_dbfs(expected), abs=0.1)
     assert "cancel each other" in warnings_of()
+    # in the other two, the two loudest channels are about equal: either may be followed
     assert f"HAFM follows channel {loudest}." in warnings_of() or kind in ("almost", "four")
 
 
 @pytest.mark.parametrize("kind", cancelling())
-def test_arrays_and_stereo_that_cancel_are_heard_by_their_louder_channel(kind: str, accompany: Any) -> None:
+def test_the_model_listens_to_the_louder_channel_of_cancelling_arrays_and_files(kind: str, accompany: Any) -> None:
     sound = cancelling()[kind]
     for given in ({"array": sound, "sampling_rate": RATE}, file_bytes(sound, RATE, subtype="FLOAT")):
         read = accompany.preprocess(given)["prepared"].samples
         assert audio.rms_dbfs(read) == pytest.approx(audio.rms_dbfs(glide(3.0, RATE)), abs=0.2)
 
 
-def test_channels_that_do_not_cancel_are_averaged_without_a_word(warnings_of: Callable[[], str]) -> None:
+def test_channels_that_do_not_cancel_are_averaged_without_a_warning(warnings_of: Callable[[], str]) -> None:
     left = glide(3.0, RATE)
     right = glide(3.0, RATE)[::-1]
     for sound in ([left, 0 * left], [left, right], [left, -0.3 * left], [left, left]):
@@ -419,6 +435,7 @@ def test_an_offset_of_one_channel_is_removed_from_it() -> None:
 
 
 def test_a_flac_that_ends_in_silence_is_read_to_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    # samples: a block of FLAC, and more
     for silent in (4096, 9000, 50_001):
         sound = np.concatenate([glide(3.0, RATE), np.zeros(silent, np.float32)])
         samples, _ = audio.read_audio(file_bytes(sound, RATE, format="FLAC"))
@@ -427,6 +444,7 @@ def test_a_flac_that_ends_in_silence_is_read_to_its_end(caplog: pytest.LogCaptur
 
 
 def decode_bytes(content: bytes) -> audio.Samples:
+    """All channels of a sound: float32 [N, channels]."""
     return audio.read_recording(content, keep=audio.MAX_CHANNELS).samples
 
 
@@ -443,10 +461,11 @@ def test_float_files_above_full_scale_are_turned_down_with_a_warning(
     assert f"reaches {peak:.3g}, where full scale is 1; it is turned down by" in warnings_of()
 
 
-def test_arrays_above_full_scale_stay_refused() -> None:
+def test_arrays_above_full_scale_are_refused() -> None:
+    full_scale = glide(3.0, RATE, amplitude=0.4) / 0.4
     for peak in (2.5, 40.0, 32_768.0):
         with pytest.raises(HAFMAudioError, match="where full scale is 1; divide it by its full scale first"):
-            audio.check_sound(peak * glide(3.0, RATE) / 0.4, RATE)
+            audio.check_sound(peak * full_scale, RATE)
 
 
 @pytest.mark.parametrize("stated_size", [0, 0xFFFF_FFFF, 5])

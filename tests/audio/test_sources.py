@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a vocal may be given as: file objects wherever they are, paths of streamed data sets, names of every system."""
+"""Sources of a vocal: file objects at any position, paths of streamed data sets, file names of every system."""
 
 import gzip
 import io
@@ -25,6 +25,9 @@ SOUND = glide()
 WAV = file_bytes(SOUND, subtype="FLOAT")
 
 
+# The functions below return open files for one test; each is closed when it is garbage collected.
+
+
 def at_its_end(_: Path) -> Any:
     """An open file whose end has been reached."""
     file = io.BytesIO()
@@ -40,6 +43,7 @@ def after_its_magic(_: Path) -> Any:
 
 
 def opened_and_read(folder: Path) -> Any:
+    """An open file on disk whose end has been reached."""
     (folder / "voice.wav").write_bytes(WAV)
     file = open(folder / "voice.wav", "rb")
     file.read()
@@ -47,12 +51,14 @@ def opened_and_read(folder: Path) -> Any:
 
 
 def spooled(_: Path) -> Any:
+    """An open temporary file in memory, whose end has been reached."""
     file = tempfile.SpooledTemporaryFile()
     file.write(WAV)
     return file
 
 
 def in_a_zip(folder: Path) -> Any:
+    """An open member of a zip archive, of which the first bytes have been read."""
     with zipfile.ZipFile(folder / "voices.zip", "w") as archive:
         archive.writestr("voice.wav", WAV)
     file = zipfile.ZipFile(folder / "voices.zip").open("voice.wav")
@@ -61,12 +67,14 @@ def in_a_zip(folder: Path) -> Any:
 
 
 def gzipped(_: Path) -> Any:
+    """An open file that is decompressed as it is read, and whose end has been reached."""
     file = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(WAV)))
     file.read()
     return file
 
 
 def pipe(_: Path) -> Any:
+    """The reading end of a socket, which holds the whole sound and cannot seek."""
     reader, writer = socket.socketpair()
     writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(WAV))
     writer.sendall(WAV)
@@ -107,7 +115,9 @@ def test_a_closed_or_a_text_file_is_refused_in_one_sentence(tmp_path: Path) -> N
 def test_a_pipe_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_MAX_BYTES", 1_000_000)
     with open("/dev/zero", "rb") as endless:
+        # what a pipe holds is kept in memory only if it is small enough
         monkeypatch.setattr(files.io, "BytesIO", lambda *_: pytest.fail("all of it was read"))
+        # an object with no other method than read
         unseekable: Any = type("Pipe", (), {"read": endless.read})()
         with pytest.raises(HAFMAudioError, match="larger than 0.001 GB; cut it first"):
             audio.read_audio(unseekable)
@@ -124,7 +134,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def remote(kind: str, archive: Path) -> str:
-    """The path of the vocal as streamed data sets write it."""
+    """The path of the vocal as streamed data sets write it; for "memory", the vocal is written there first."""
     if kind == "memory":
         with fsspec.open("memory://voices/voice.wav", "wb") as file:
             file.write(WAV)
@@ -145,6 +155,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import HfFileSystem
 
     def open_(self: Any, path: str, mode: str = "rb", **_: Any) -> Any:
+        """Opens the vocal, the only file of the data set."""
         assert path == "datasets/singers/voices@main/train/voice.wav"
         memory = MemoryFileSystem()
         memory.pipe("/hub.wav", WAV)
@@ -182,14 +193,18 @@ def test_a_streamed_data_set_of_a_zip_is_accompanied(archive: Path, accompany: A
         ("memory://nowhere/voice.wav", "cannot be opened"),
     ],
 )
-def test_what_cannot_be_opened_is_refused_in_one_sentence(path: str, said: str, archive: Path) -> None:
+def test_paths_that_cannot_be_opened_or_hold_no_audio_are_refused_in_one_sentence(
+    path: str, said: str, archive: Path
+) -> None:
     with pytest.raises(HAFMAudioError) as caught:
         audio.read_audio(path.format(archive))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_too_large_or_too_slow_is_given_up(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetching_a_file_that_is_too_large_or_too_slow_is_given_up(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = f"zip://train/voice.wav::{archive}"
     with pytest.raises(HAFMAudioError, match=r"is larger than 0.1 MB; cut it first"):
         files.fetch(path, max_bytes=100_000)
@@ -198,13 +213,14 @@ def test_what_is_too_large_or_too_slow_is_given_up(archive: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["voice.wav", "歌.wav", "a b's [1].wav"])
-def test_soundfile_gets_no_names_as_bytes_which_windows_has_not(
+def test_soundfile_gets_names_as_text_which_windows_needs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[object] = []
     real = soundfile.SoundFile
 
     def watched(file: Any, *more: Any, **how: Any) -> Any:
+        """SoundFile, which also notes the file that it is given."""
         given.append(file)
         return real(file, *more, **how)
 

@@ -60,6 +60,7 @@ def test_vocabularies_rates_positions_and_patterns_are_described(tiny_model: Pat
 def test_the_bundled_model_is_the_default_small_and_lists_its_styles(bundled_model: Path) -> None:
     described = describe_model(None)
     assert described["model"] == str(bundled_model)
+    # 75 MB
     assert described["bytes"] <= 75_000_000
     assert described["sampling_rate"] == 44_100
     assert "folk" in described["styles"]
@@ -70,7 +71,7 @@ def test_the_bundled_model_is_the_default_small_and_lists_its_styles(bundled_mod
 def test_the_papers_model_size_is_computed_from_its_configuration_alone(tmp_path: Path) -> None:
     HAFMConfig().save_pretrained(tmp_path)
     parts = describe_model(str(tmp_path))["parts"]
-    # The paper says 250 M in all, but the architecture it describes adds up to this.
+    # The paper says 250 M in all, but the architecture it describes adds up to this, in millions.
     sizes = [round(parts[stage]["parameters"] / 1e6, 1) for stage in ("semantic", "coarse", "fine")]
     assert sizes == [38.5, 42.5, 44.1]
     assert parts["coarse"]["rates"] == "50 → 75 frames/s (300 tokens/s)"
@@ -114,11 +115,11 @@ def test_missing_device_is_named_with_a_way_out(tiny_model: Path, tmp_path: Path
 def test_every_option_is_a_flag_of_accompany_with_the_same_default() -> None:
     flags = {name: each.default for name, each in inspect.signature(accompany).parameters.items()}
     defaults = {**asdict(GenerationOptions()), **asdict(MixOptions())}
-    # transformers' loop is for comparisons in Python
+    # not a flag: the reference loop is for comparisons in Python
     del defaults["decoding"]
     assert {name: flags[name] for name in defaults} == defaults
 
 
-def test_clients_of_a_server_may_set_every_option_but_those_of_the_machine() -> None:
+def test_clients_of_a_server_may_set_every_option_but_decoding_compile_and_threads() -> None:
     names = {*asdict(GenerationOptions()), *asdict(MixOptions())}
     assert names - set(HAFMPipeline.public_parameters) == {"decoding", "compile", "threads"}

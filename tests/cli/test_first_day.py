@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a new user does first: runs a command twice, pipes, interrupts, mistypes a folder."""
+"""The commands as a new user meets them: run twice, in pipes, interrupted, with a mistyped folder."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from commands import hafm, said
 from hafm_hf.cli import app
 from vocals import file_bytes, glide
 
-# the module, which the package's function of the same name hides
+# the module: as an attribute of the package, `accompany` is the function
 accompany_module = sys.modules["hafm_hf.cli.accompany"]
 
 
@@ -100,6 +100,7 @@ def test_a_file_and_a_folder_print_the_same_json_and_file_names(voice: Path, tin
     for one, many in zip(lines["list"], lines["folder"], strict=True):
         for part in ("instrumental", "mix"):
             assert Path(one[part]).name == Path(many[part]).name
+        # of a single vocal, JSON has more
         assert one.keys() - many.keys() == {"elapsed_seconds", "real_time_factor", "vocal_start", "style"}
         assert not many.keys() - one.keys()
         for name in ("sample", "sampling_rate", "seconds", "seed"):
@@ -107,15 +108,17 @@ def test_a_file_and_a_folder_print_the_same_json_and_file_names(voice: Path, tin
 
 
 @pytest.mark.parametrize("source", ["file", "folder", "files"])
-def test_lead_sheets_for_one_vocal_or_many(bundled_model: Path, voice: Path, tmp_path: Path, source: str) -> None:
+def test_lead_sheets_are_written_for_one_vocal_or_many_and_bad_ones_named(
+    bundled_model: Path, voice: Path, tmp_path: Path, source: str
+) -> None:
     songs = tmp_path / "songs"
     (songs / "verse").mkdir(parents=True)
     for name in ("one", "verse/two"):
         (songs / f"{name}.wav").write_bytes(voice.read_bytes())
     (songs / "bad.wav").write_text("words")
     files = [songs / "one.wav", songs / "bad.wav", songs / "verse"]
-    named = {"file": files[:1], "folder": [songs], "files": files}
-    words = ("lead-sheet", *named[source], "--tempo", 120, "--click")
+    vocals = {"file": files[:1], "folder": [songs], "files": files}[source]
+    words = ("lead-sheet", *vocals, "--tempo", 120, "--click")
     done = hafm(*words, "--out", tmp_path / "out")
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
     names = {"file": ["one"], "folder": ["one", "verse/two"], "files": ["one", "two"]}[source]
@@ -141,7 +144,7 @@ def test_chords_given_per_bar_change_at_bar_lines(bundled_model: Path, tmp_path:
     assert all(min(abs(change - bar) for bar in bars) < 0.03 for change in changes)
 
 
-def test_a_folder_of_vocals_needs_only_the_core(
+def test_a_folder_of_vocals_is_accompanied_without_pyarrow(
     voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -150,8 +153,11 @@ def test_a_folder_of_vocals_needs_only_the_core(
     assert (tmp_path / "voice_mix.wav").is_file()
 
 
-def test_ctrl_c_names_the_seed(voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_ctrl_c_the_seed_of_the_song_is_printed(
+    voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: Any) -> None:
+        """Stands for Ctrl+C during the generation."""
         raise KeyboardInterrupt
 
     monkeypatch.setattr(accompany_module, "accompany_one", interrupt)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File names as people have them, too long for their outputs or with markup and emoji codes; output nobody reads."""
+"""File names that are too long for their outputs or look like markup or emoji codes; and output that nobody reads."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from hafm_hf.cli.console import print_table, progress_bars
 from programs import ForkedWork, unread_hafm
 from vocals import file_bytes, glide
 
+# so long that the names of outputs exceed 255 bytes
 LONG = "a" * 240
 # characters of three bytes each
 WIDE = "歌" * 80
@@ -30,6 +31,7 @@ def songs(tmp_path: Path) -> Path:
 
 
 def written(folder: Path, ending: str = "_mix.wav") -> list[str]:
+    """The sorted relative paths of the files with that ending in a folder and below it, without the ending."""
     return sorted(str(path.relative_to(folder)).removesuffix(ending) for path in folder.rglob(f"*{ending}"))
 
 
@@ -86,7 +88,7 @@ def test_a_path_that_is_too_long_as_a_whole_is_refused(songs: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--num-samples", "2")])
-def test_songs_are_made_though_nobody_reads_what_is_printed(
+def test_songs_are_written_even_if_the_reader_of_the_output_is_gone(
     songs: Path, tiny_model: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
@@ -111,7 +113,7 @@ def test_songs_are_made_though_nobody_reads_what_is_printed(
 
 
 @pytest.mark.parametrize("more", [("--json",), ()])
-def test_a_folder_is_accompanied_though_nobody_reads_what_is_printed(
+def test_a_folder_is_accompanied_even_if_the_reader_of_the_output_is_gone(
     songs: Path, tiny_model: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     (songs / f"{LONG}.wav").unlink()
@@ -123,7 +125,7 @@ def test_a_folder_is_accompanied_though_nobody_reads_what_is_printed(
 
 
 @pytest.mark.parametrize("more", [(), ("--click", "--format", "midi"), ("--format", "json")])
-def test_lead_sheets_are_written_though_nobody_reads_what_is_printed(
+def test_lead_sheets_are_written_even_if_the_reader_of_the_output_is_gone(
     songs: Path, bundled_model: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
@@ -135,6 +137,7 @@ def test_lead_sheets_are_written_though_nobody_reads_what_is_printed(
     assert files["one"] == files["two"]
 
 
+# names with codes of emoji, of rich's markup and of terminals
 ODD = ("a:smile:b", "[bold]x", "[red]y[red]", "tab\tz", "c\\[d]", "é :+1:", "\x1b[1mloud")
 
 

@@ -12,6 +12,7 @@ from hafm_hf.corpus.engines import HAFMJobError, run_on, visible_gpus
 
 
 def double(options: Any, job: int) -> int:
+    """A job: twice its number."""
     return 2 * job
 
 
@@ -26,6 +27,7 @@ def test_one_job_with_two_workers_is_done_once() -> None:
 
 
 def parent(options: Any, job: int) -> int:
+    """A job: the process id of the worker's parent."""
     return os.getppid()
 
 
@@ -37,7 +39,8 @@ def test_workers_of_several_runs_are_forked_from_one_server() -> None:
 
 
 def gpu(options: Any, job: int) -> tuple[int, str]:
-    """The worker's process id, and the GPUs visible to it."""
+    """A job: the worker's process id, and the GPUs visible to it."""
+    # long enough for all workers to get some
     time.sleep(0.2)
     return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 

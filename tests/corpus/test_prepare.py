@@ -40,7 +40,14 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options_for(songs: Path, corpus: Path, tokenizers: dict[str, Any], **changes: Any) -> PrepareOptions:
-    """Options for tiny songs; each of `changes` goes to the options class that has it."""
+    """Options that prepare short songs in segments of 1 to 2 s, two songs a shard.
+
+    Args:
+        songs: folder of the songs, karaoke with the voice on the right.
+        corpus: folder to write.
+        tokenizers: their paths, by argument of `TokenizerOptions`.
+        changes: other options, of `ShardOptions` or of `PrepareOptions`.
+    """
     shards = ShardOptions(
         audio=str(songs),
         corpus=str(corpus),
@@ -51,7 +58,8 @@ def options_for(songs: Path, corpus: Path, tokenizers: dict[str, Any], **changes
         licence="CC0",
     )
     names = {field.name for field in dataclasses.fields(ShardOptions)}
-    shards = dataclasses.replace(shards, **{name: changes.pop(name) for name in list(changes) if name in names})
+    changes_of_shards = {name: changes.pop(name) for name in list(changes) if name in names}
+    shards = dataclasses.replace(shards, **changes_of_shards)
     return PrepareOptions(shards, SplitOptions(validation=0.2, test=0.2), tracks_per_shard=2, **changes)
 
 
@@ -110,10 +118,11 @@ def test_songs_with_long_names_are_kept_under_shorter_ones(
         (tmp_path / "songs" / name).symlink_to(song)
     prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers, keep_audio=str(tmp_path / "kept")))
     kept = [path.parent.name for path in (tmp_path / "kept").rglob("vocals.flac")]
+    # without the hash at the end of a shortened name
     assert sorted(name.strip("_0123456789abcdef") or name[0] for name in kept) == ["a", "b", "歌" * 74]
 
 
-def test_kept_audio_is_a_retrieval_bank_and_gives_as_many_rows_again(
+def test_kept_audio_is_a_retrieval_bank_and_can_be_prepared_again_to_as_many_rows(
     songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "songs").mkdir()
@@ -127,8 +136,9 @@ def test_kept_audio_is_a_retrieval_bank_and_gives_as_many_rows_again(
     assert kept == {f"{track['split']}/{name}/{role}.flac" for name, track in plan["tracks"].items() for role in roles}
     clip = load_pairs(tmp_path / "kept" / "train")[0]
     assert clip.reference is not None
-    expected, _ = soundfile.read(songs / clip.song)
-    assert np.allclose(clip.reference.read()[0], expected[:, 0], atol=1e-4)
+    karaoke_song, _ = soundfile.read(songs / clip.song)
+    band = karaoke_song[:, 0]
+    assert np.allclose(clip.reference.read()[0], band, atol=1e-4)
     with pytest.raises(HAFMCorpusError, match="keep_audio was True and is False"):
         prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers))
     # the kept audio is already separated and split
@@ -139,21 +149,23 @@ def test_kept_audio_is_a_retrieval_bank_and_gives_as_many_rows_again(
     }
 
 
-def test_rows_hold_the_tokens_of_their_seconds(whole: Path, songs: Path, tokenizers: dict[str, Any]) -> None:
+def test_the_tokens_of_a_row_are_those_of_its_part_of_the_song(
+    whole: Path, songs: Path, tokenizers: dict[str, Any]
+) -> None:
     semantic = HAFMSemanticTokenizerModel.from_pretrained(tokenizers["semantic_tokenizer"]).eval()
     codec = load_codec(tokenizers["codec"])
     rows = datasets.load_dataset("parquet", data_files=str(whole / "*.parquet"), split="train")
     for row in rows.select(range(4)):
         samples, _ = soundfile.read(songs / row["track"], dtype="float32")
         first = round(row["start"] * RATE)
-        cut = torch.from_numpy(samples[first : first + round(row["duration"] * RATE)].T.copy())
+        band, voice = torch.from_numpy(samples[first : first + round(row["duration"] * RATE)].T.copy())
         seed = noise_seed(row["content_hash"], row["start"])
-        assert semantic.encode(cut[0]).tolist() == row["instrumental_semantic"]
-        assert semantic.encode(cut[1], vocal=True, seed=seed).tolist() == row["vocal_semantic"]
+        assert semantic.encode(band).tolist() == row["instrumental_semantic"]
+        assert semantic.encode(voice, vocal=True, seed=seed).tolist() == row["vocal_semantic"]
         # the noise matters: a clean vocal has other tokens
-        assert semantic.encode(cut[1]).tolist() != row["vocal_semantic"]
-        sound = torch.from_numpy(resample(cut[0].numpy(), RATE, 24_000))
-        assert codec.encode(sound[None, None], 5)[0].tolist() == row["acoustic"]
+        assert semantic.encode(voice).tolist() != row["vocal_semantic"]
+        band_at_24_khz = torch.from_numpy(resample(band.numpy(), RATE, 24_000))
+        assert codec.encode(band_at_24_khz[None, None], 5)[0].tolist() == row["acoustic"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +211,11 @@ def test_new_songs_go_into_new_shards(songs: Path, tokenizers: dict[str, Any], t
 
 
 def bad_songs(folder: Path) -> dict[str, str]:
-    """Writes good songs and every kind of bad one; returns the reason each bad one is dropped for."""
+    """Writes two good songs and every kind of bad one.
+
+    Returns:
+        The reason that each bad one is dropped for, by its path.
+    """
     write_karaoke(folder, 1, seconds=3.0)
     soundfile.write(folder / "torn.mp3", karaoke(6.0, 1), RATE)
     torn = (folder / "torn.mp3").read_bytes()
@@ -252,7 +268,8 @@ def test_a_song_that_changes_during_the_run_is_dropped(tokenizers: dict[str, Any
             plan = json.loads((tmp_path / "corpus/plan.json").read_text())
             planned.extend(next(reversed(plan["shards"].values())))
             soundfile.write(folder / planned[0], karaoke(3.0, 99), RATE)
-            (folder / planned[-1]).unlink() if len(planned) > 1 else None
+            if len(planned) > 1:
+                (folder / planned[-1]).unlink()
 
     reasons = {drop["track"]: drop["reason"] for drop in prepare(options, change_the_last)["dropped"]}
     assert reasons[planned[0]] == "changed while preparing"
@@ -267,6 +284,7 @@ def test_songs_whose_disk_disappears_during_the_run_are_not_dropped(
     options = options_for(folder, tmp_path / "corpus", tokenizers)
 
     def disconnect(done: int, total: int) -> None:
+        """Empties the folder of songs after the first shard."""
         if done == 1:
             folder.rename(tmp_path / "elsewhere")
             folder.mkdir()

@@ -19,6 +19,7 @@ from hafm_hf.corpus.stems import StemOptions
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 
+# seconds, at 120 BPM
 BEATS = [0.3 + 0.5 * number for number in range(8)]
 TAGS = {"key": "F#:min", "tempo": 97.5, "licence": "MIT"}
 LABELS = {"beats": BEATS, "downbeats": BEATS[::4], "chords": [[0.3, 2.3, "C:maj"]], "sections": [[0.0, 4.0, "full"]]}
@@ -37,11 +38,13 @@ def songs(tmp_path: Path) -> Path:
 
 
 def options_of(songs: Path, tokenizers: dict[str, Any], **changes: Any) -> PrepareOptions:
+    """Options that prepare all songs for training, into the folder `corpus` beside theirs."""
     options = options_for(songs, songs.parent / "corpus", tokenizers, stems=StemOptions(), **changes)
     return dataclasses.replace(options, splits=SplitOptions(validation=0.0, test=0.0))
 
 
 def sheets(corpus: Path) -> dict[tuple[str, float], LeadSheet]:
+    """The lead sheet of each row, by its track and its start in seconds."""
     rows = datasets.load_dataset("parquet", data_files=str(corpus / "*.parquet"), split="train").to_list()
     return {(row["track"], row["start"]): LeadSheet.given(json.loads(row["lead_sheet"] or "{}")) for row in rows}
 

@@ -28,12 +28,13 @@ def test_a_node_that_dies_midway_does_not_change_the_corpus(tmp_path: Path, monk
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
         second = cluster.add_node(**NODE)
-        nodes: list[int] = []
+        left_when_killed: list[int] = []
 
         def kill_the_second(done: int, total: int) -> None:
+            """Kills a node after two shards, and notes how many shards are left."""
             if done == 2:
                 cluster.remove_node(second, allow_graceful=False)
-                nodes.append(total - done)
+                left_when_killed.append(total - done)
 
         there = ShardOptions(**{**vars(options), "corpus": str(tmp_path / "there")})
         manifest = prepare(
@@ -43,8 +44,8 @@ def test_a_node_that_dies_midway_does_not_change_the_corpus(tmp_path: Path, monk
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert nodes
-    assert nodes[0] > 0
+    assert left_when_killed
+    assert left_when_killed[0] > 0
     assert manifest["complete"]
     assert manifest["tracks"] == {"found": 8, "kept": 8, "dropped": {}}
     assert shards(tmp_path / "there") == shards(tmp_path / "here")

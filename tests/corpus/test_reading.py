@@ -17,10 +17,12 @@ from vocals import file_bytes
 
 
 def encoded(file_format: str, seconds: float = 6.0) -> bytes:
+    """A mono song as a file."""
     return file_bytes(sing(seconds, 0), RATE, format=file_format)
 
 
 def reason(path: Path, content: bytes, max_seconds: float = 60.0) -> Reason:
+    """Why a file with this content, which is written first, is not decoded."""
     path.write_bytes(content)
     with pytest.raises(TrackError) as caught:
         decode(path, max_seconds)
@@ -51,7 +53,9 @@ def test_broken_flac_and_ogg_are_damaged(tmp_path: Path) -> None:
     for file_format in ("FLAC", "OGG"):
         whole = encoded(file_format)
         half = len(whole) // 2
-        assert reason(tmp_path / "song", whole[:half] + bytes(half // 2) + whole[half + half // 2 :]) is Reason.DAMAGED
+        zeros = bytes(half // 2)
+        content = whole[:half] + zeros + whole[half + len(zeros) :]
+        assert reason(tmp_path / "song", content) is Reason.DAMAGED
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,7 @@ def test_files_that_are_too_long_or_too_low_in_rate_are_not_decoded(tmp_path: Pa
 
 
 def at_level(decibels: float, seed: int = 0) -> np.ndarray:
+    """A second of sound with an RMS of so many dBFS; −inf: silence."""
     sound = sing(1.0, seed)
     return sound * np.float32(10 ** ((decibels - rms_dbfs(sound)) / 20))
 
@@ -84,12 +89,14 @@ def test_segments_are_dropped_by_the_papers_limits(vocal: float, instrumental: f
     reason_and_detail = reason_to_drop(at_level(vocal), at_level(instrumental, 1), FilterOptions())
     assert (reason_and_detail and reason_and_detail[0]) == reason
     loose = FilterOptions(min_instrumental_db=-100.0, max_vocal_excess_db=30.0, min_vocal_db=-100.0)
+    # no limit keeps silence
     silent = -np.inf in (vocal, instrumental)
     assert silent or reason_to_drop(at_level(vocal), at_level(instrumental, 1), loose) is None
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 37800, 44100])
 def test_segments_have_whole_frames_whatever_the_rate(rate: int) -> None:
+    # multiples of 40 ms, where frames at 50 and 75 Hz align
     for seconds in (1.24, 29.96):
         fitted = fit_rate(np.zeros(round(seconds * rate), np.float32), rate, 16_000, seconds)
         assert len(fitted) == round(seconds * 16_000)

@@ -14,16 +14,19 @@ from hafm_hf.corpus.tracks import Reason, TrackError
 
 
 def write(folder: Path, **sounds: np.ndarray) -> None:
+    """Writes sounds (float [N] or [N, channels] at RATE Hz) as NAME.wav."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, samples in sounds.items():
         soundfile.write(folder / f"{name}.wav", samples, RATE, subtype="FLOAT")
 
 
 def paths(folder: Path) -> list[str]:
+    """The paths of all files in a folder and below it, relative to it and sorted."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def read(folder: Path, track: str, **options: Any) -> Stems:
+    """The stems of the track of that name in a folder; `options` are those of `StemOptions`."""
     reader = StemReader(StemOptions(**options))
     groupings, _ = reader.group(paths(folder))
     grouping = next(grouping for grouping in groupings if grouping.name == track)
@@ -58,7 +61,7 @@ def test_no_vocals_next_to_vocals_is_the_instrumental() -> None:
     }
 
 
-# as separators, shops and browsers name a vocal and its instrumental, and the name of the track
+# two stems as separators, shops and browsers name them, one the vocal, and the name of their track
 NAMED = {
     "UVR": ("1_s_(Vocals).wav", "1_s_(Instrumental).wav", "1_s"),
     "UVR with its model": ("1_s_(Vocals)_MDX-Karaoke.wav", "1_s_(Instrumental)_MDX-Karaoke.wav", "1_s_MDX-Karaoke"),
@@ -85,13 +88,16 @@ def test_stems_are_paired_as_separators_name_them(case: str) -> None:
     groupings, drops = StemReader(StemOptions()).group(sorted([first, second]))
     assert not drops
     assert [grouping.name for grouping in groupings] == [name]
-    instrumental, vocal = (second, first) if "no vocals" not in first else (first, second)
+    if "no vocals" in first:
+        instrumental, vocal = first, second
+    else:
+        vocal, instrumental = first, second
     assert groupings[0].files == {"vocal": vocal, "instrumental": instrumental}
 
 
 def test_stems_of_other_songs_models_and_copies_are_not_mixed() -> None:
     names = ["s_(Vocals)_a.wav", "s_(Instrumental)_a.wav", "s_(Vocals)_b.wav", "s_(Instrumental)_b.wav"]
-    names += [f"{role}{copy}.wav" for role in ("vocals", "instrumental") for copy in ("", " (1)")]
+    names += ["vocals.wav", "vocals (1).wav", "instrumental.wav", "instrumental (1).wav"]
     groupings, _ = StemReader(StemOptions()).group(sorted(names))
     assert {grouping.name: list(grouping.files.values()) for grouping in groupings} == {
         "s_a": ["s_(Vocals)_a.wav", "s_(Instrumental)_a.wav"],
@@ -136,21 +142,21 @@ def test_with_a_vocal_channel_unpaired_files_are_karaoke() -> None:
 
 
 def test_the_stems_of_a_band_are_summed_without_the_vocal(tmp_path: Path) -> None:
-    voice, drums, bass, other = (sing(1.0, seed) for seed in range(4))
+    voice, drums, bass, other = (sing(seconds=1.0, seed=seed) for seed in range(4))
     write(tmp_path / "song", vocals=voice, drums=drums, bass=bass, other=other, mixture=voice + drums + bass + other)
     stems = read(tmp_path, "song")
     np.testing.assert_allclose(stems.vocal, voice, atol=1e-6)
     np.testing.assert_allclose(stems.instrumental, drums + bass + other, atol=1e-6)
 
 
-@pytest.mark.parametrize(("channel", "vocal"), [("left", 0), ("right", 1)])
-def test_karaoke_files_give_the_named_channel_as_vocal(tmp_path: Path, channel: str, vocal: int) -> None:
-    samples = karaoke(1.0, 0)
+@pytest.mark.parametrize(("channel", "vocal_index"), [("left", 0), ("right", 1)])
+def test_karaoke_files_give_the_named_channel_as_vocal(tmp_path: Path, channel: str, vocal_index: int) -> None:
+    samples = karaoke(seconds=1.0, seed=0)
     write(tmp_path, song=samples, **{"another - karaoke": samples})
     for name in ("song.wav", "another - karaoke.wav"):
         stems = read(tmp_path, name, vocal_channel=channel)
-        np.testing.assert_array_equal(stems.vocal, samples[:, vocal])
-        np.testing.assert_array_equal(stems.instrumental, samples[:, 1 - vocal])
+        np.testing.assert_array_equal(stems.vocal, samples[:, vocal_index])
+        np.testing.assert_array_equal(stems.instrumental, samples[:, 1 - vocal_index])
 
 
 @pytest.mark.parametrize("offset", [0.3, -0.2, 0.05])
@@ -165,7 +171,8 @@ def test_a_constant_offset_is_removed_from_the_vocal_only(tmp_path: Path, offset
 def test_stems_are_resampled_to_one_rate_and_unequal_lengths_are_refused(tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)
     write(tmp_path, song_vocals=tone)
-    soundfile.write(tmp_path / "song_accompaniment.wav", np.sin(2 * np.pi * 220 * np.arange(88_200) / 44_100), 44_100)
+    tone_at_44_khz = np.sin(2 * np.pi * 220 * np.arange(2 * 44_100) / 44_100)
+    soundfile.write(tmp_path / "song_accompaniment.wav", tone_at_44_khz, 44_100)
     stems = read(tmp_path, "song")
     assert stems.sampling_rate == RATE
     assert len(stems.vocal) == len(stems.instrumental) == 2 * RATE

@@ -10,10 +10,13 @@ import pytest
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, excerpt_bounds, read_info, shard_paths, write_shard
 
-INFO = TokenCorpusInfo(50, 75, num_clusters=11, codebook_size=13, num_codebooks=3)
+INFO = TokenCorpusInfo(
+    semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=11, codebook_size=13, num_codebooks=3
+)
 
 
 def make_excerpt(seconds: float, track: str) -> TokenExcerpt:
+    """An excerpt of random tokens, from the start of a track."""
     rng = np.random.default_rng(0)
     frames = round(seconds * 50)
     codes = round(seconds * 75)
@@ -36,6 +39,7 @@ def test_excerpts_are_on_the_grid_inside_the_track_and_within_the_limits(duratio
     bounds = excerpt_bounds(duration, longest=90.0, shortest=12.0, grid=INFO.grid)
     assert bounds
     assert bounds[-1][0] + bounds[-1][1] <= duration + 1e-9
+    # no excerpt loses more than a step of the grid, 40 ms, nor does the end of the track
     assert sum(length for _, length in bounds) > duration - 0.04 * (len(bounds) + 1)
     for start, length in bounds:
         assert 12.0 - 0.04 <= length <= 90.0

@@ -25,8 +25,9 @@ from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, o
 
 
 def test_frechet_distance_of_known_gaussians_is_exact() -> None:
-    # commuting covariances: |μ|² + Σ (σ₁ − σ₂)²
+    # for covariances with the same axes, the distance is |μ₁ − μ₂|² + Σ (σ₁ − σ₂)²
     rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))
+    # standard deviations along these axes
     first = np.array([1.0, 2.0, 3.0, 4.0, 0.5])
     second = np.array([2.0, 2.0, 1.0, 0.1, 0.5])
     shift = np.array([0.3, -0.2, 0.0, 1.0, 0.0])
@@ -52,12 +53,15 @@ def test_kernel_distance_equals_the_unbiased_estimator() -> None:
     second = generator.standard_normal((5, 3)) + 0.5
 
     def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        """The Gaussian kernel of two embeddings, with a bandwidth of 1.3."""
         return float(np.exp(-((x - y) ** 2).sum() / (2 * 1.3**2)))
 
-    within = np.mean([kernel(x, y) for i, x in enumerate(first) for j, y in enumerate(first) if i != j])
-    within += np.mean([kernel(x, y) for i, x in enumerate(second) for j, y in enumerate(second) if i != j])
+    # pairs of an embedding with itself do not count
+    within_first = np.mean([kernel(x, y) for i, x in enumerate(first) for j, y in enumerate(first) if i != j])
+    within_second = np.mean([kernel(x, y) for i, x in enumerate(second) for j, y in enumerate(second) if i != j])
     between = np.mean([kernel(x, y) for x in first for y in second])
-    assert kernel_audio_distance(first, second, 1.3) == pytest.approx(1000 * (within - 2 * between), rel=1e-9)
+    expected = 1000 * (within_first + within_second - 2 * between)
+    assert kernel_audio_distance(first, second, 1.3) == pytest.approx(expected, rel=1e-9)
 
 
 def test_density_and_coverage_count_the_balls_around_the_reference() -> None:
@@ -73,13 +77,13 @@ def test_density_and_coverage_count_the_balls_around_the_reference() -> None:
 def test_density_and_coverage_of_alike_narrow_and_distant_sets() -> None:
     generator = np.random.default_rng(1)
     reference = generator.standard_normal((800, 4))
-    alike = density_and_coverage(reference, generator.standard_normal((800, 4)))
-    # the paper's expectation for equal sets: density 1, coverage 1 − 2⁻ᵏ
-    assert alike[0] == pytest.approx(1.0, abs=0.05)
-    assert alike[1] == pytest.approx(1 - 2**-5, abs=0.02)
-    narrow = density_and_coverage(reference, 0.2 * generator.standard_normal((800, 4)))
-    assert narrow[0] > alike[0]
-    assert narrow[1] < 0.5
+    density, coverage = density_and_coverage(reference, generator.standard_normal((800, 4)))
+    # the paper's expectation for equal distributions and k = 5 neighbours: density 1, coverage 1 − 2⁻ᵏ
+    assert density == pytest.approx(1.0, abs=0.05)
+    assert coverage == pytest.approx(1 - 2**-5, abs=0.02)
+    narrow_density, narrow_coverage = density_and_coverage(reference, 0.2 * generator.standard_normal((800, 4)))
+    assert narrow_density > density
+    assert narrow_coverage < 0.5
     assert density_and_coverage(reference, reference + 50.0) == (0.0, 0.0)
     with pytest.raises(HAFMEvaluationError, match="5 reference and 800 evaluated embeddings are too few"):
         density_and_coverage(reference[:5], reference)
@@ -91,14 +95,15 @@ def test_prompt_adherence_is_one_for_true_mixes_zero_for_strangers_and_linear_in
     matched, shuffled = (fit_gaussian(spread + offset) for offset in (0.0, 2.0))
     assert prompt_adherence(matched, matched, shuffled) == 1.0
     assert prompt_adherence(shuffled, matched, shuffled) == 0.0
-    # equal covariances: the distance is 6 (offset difference)², so ½ + (1.5² − 0.5²) / (2 · 2²)
+    # equal covariances in 6 dimensions: distances are 6 · offset², here of 0.5 to the matched and 1.5 to the shuffled,
+    # which are 2 apart, so the adherence is ½ + (1.5² − 0.5²) / (2 · 2²)
     assert prompt_adherence(fit_gaussian(spread + 0.5), matched, shuffled) == pytest.approx(0.75)
     assert prompt_adherence(fit_gaussian(spread - 3.0), matched, shuffled) == 1.0
     assert np.isnan(prompt_adherence(shuffled, matched, matched))
 
 
 def one_each(count: int) -> list[str]:
-    """Names of songs with one clip each."""
+    """Names of so many songs, for clips of which no two are of one song."""
     return [f"song {number}" for number in range(count)]
 
 
@@ -106,20 +111,23 @@ def one_each(count: int) -> list[str]:
 def test_intervals_over_songs_keep_their_coverage_with_several_clips_a_song(songs: int) -> None:
     generator = np.random.default_rng(songs)
     names = np.repeat(one_each(songs), 5)
-    covered: list[bool] = []
-    by_clip: list[bool] = []
+    # whether an interval covers the true mean, 1
+    covered_by_song: list[bool] = []
+    covered_by_clip: list[bool] = []
     for _ in range(400):
         values = 1.0 + np.repeat(generator.normal(0.0, 0.5, songs), 5) + generator.normal(0.0, 1.0, 5 * songs)
-        for found, whose in ((covered, list(names)), (by_clip, one_each(5 * songs))):
-            interval = bootstrap_mean(values, whose, resamples=200)
-            found.append(interval.low <= 1.0 <= interval.high)
-    assert 0.92 <= np.mean(covered) <= 0.98
-    assert np.mean(by_clip) < 0.88  # clips of one song are similar
+        for covered, song_of_clip in ((covered_by_song, list(names)), (covered_by_clip, one_each(5 * songs))):
+            interval = bootstrap_mean(values, song_of_clip, resamples=200)
+            covered.append(interval.low <= 1.0 <= interval.high)
+    # intervals of 95 %
+    assert 0.92 <= np.mean(covered_by_song) <= 0.98
+    assert np.mean(covered_by_clip) < 0.88  # clips of one song are similar
     assert bootstrap_mean([1.0, 2.0, 3.0], ["one"] * 3).low == -np.inf
 
 
 def test_intervals_of_distances_contain_them_and_resample_songs() -> None:
     generator = np.random.default_rng(4)
+    # 24 clips of 6 songs with 15 embeddings of width 4 each
     reference = list(generator.standard_normal((24, 15, 4)))
     offsets = np.repeat(generator.standard_normal((6, 1, 4)), 4, axis=0)
     evaluated = list(generator.standard_normal((24, 15, 4)) + offsets)
@@ -156,6 +164,8 @@ def test_among_clips_of_equal_length_partners_come_from_all_songs() -> None:
 
 
 class TestVGGish:
+    """The VGGish embedder against torchvggish, a port of the original network."""
+
     @pytest.fixture(scope="class")
     def torchvggish_network(self) -> Any:
         """The port of VGGish to torch by the package torchvggish, with random weights."""
@@ -166,6 +176,7 @@ class TestVGGish:
 
     @pytest.fixture(scope="class")
     def sound(self) -> NDArray[np.float32]:
+        """3 s of noise at 16 kHz."""
         return (np.random.default_rng(8).standard_normal(16000 * 3) * 0.1).astype(np.float32)
 
     def test_embeddings_equal_the_original_tools(

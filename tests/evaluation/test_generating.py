@@ -27,6 +27,7 @@ def test_renderings_are_reused_until_the_model_changes(tiny_model: Path, tmp_pat
     shutil.copytree(tiny_model, model)
 
     def rendered() -> Path:
+        """The accompaniment of the vocal, which is rendered if there is none."""
         return render(clips, tmp_path / "out", RenderingOptions(str(model)))[0]["song"].path
 
     first = rendered()
@@ -48,6 +49,7 @@ def test_a_clip_with_a_long_name_is_rendered_under_a_shorter_one(tiny_model: Pat
     for _ in range(2):
         made = render(clips, tmp_path / "out", RenderingOptions(str(tiny_model)))[0][name].path
         assert list((tmp_path / "out").rglob("*.wav")) == [made]
+    # without the hash at its end
     assert name.startswith(made.stem[:-17])
 
 
@@ -62,6 +64,7 @@ def test_a_model_gets_only_the_chosen_labels_of_a_clip(tmp_path: Path) -> None:
     clip = Clip("song", "song", Part(vocal, start=0.5), labels=labels)
 
     def played(*given: str) -> np.ndarray:
+        """The accompaniment that is rendered for the clip, given these parts of its labels."""
         rendered = render([clip], tmp_path / "out", RenderingOptions(str(tmp_path / "model"), given=given))
         return soundfile.read(rendered[0]["song"].path)[0]
 

@@ -27,7 +27,8 @@ def test_singer_following_prefers_the_true_bands(songs: list) -> None:
     result = metric.compute(predictions=bands, vocals=voices, references=bands, sampling_rate=RATE)
     assert result["pitch_class_share"]["low"] > 0
     assert result["onsets_shared"]["low"] > 0
-    wrong = metric.compute(predictions=bands[1:] + bands[:1], vocals=voices, sampling_rate=RATE)
+    bands_of_others = bands[1:] + bands[:1]
+    wrong = metric.compute(predictions=bands_of_others, vocals=voices, sampling_rate=RATE)
     assert wrong["pitch_class_share"]["difference"] < result["pitch_class_share"]["difference"]
     assert "onsets_shared" not in wrong
     with pytest.raises(HAFMEvaluationError, match="Accompaniment 0 is 1.00 s long"):

@@ -21,9 +21,12 @@ def write_song(folder: Path, seed: int) -> dict[str, np.ndarray]:
     """Writes two-second stereo stems (float64 [N, 2]) in the layout of MUSDB18-HQ, and returns them."""
     folder.mkdir(parents=True)
     times = np.arange(2 * RATE)[:, None] / RATE
-    tones = {name: 0.1 * np.sin(2 * np.pi * 220 * (seed + index) * times) for index, name in enumerate(STEMS[1:], 1)}
-    stems = {name: np.repeat(tone, 2, axis=1) for name, tone in tones.items()}
-    stems = {"mixture": sum(stems.values(), np.zeros((2 * RATE, 2))), **stems}
+    # all but the mixture, which is their sum
+    parts = {}
+    for index, name in enumerate(STEMS[1:], 1):
+        tone = 0.1 * np.sin(2 * np.pi * 220 * (seed + index) * times)
+        parts[name] = np.repeat(tone, 2, axis=1)
+    stems = {"mixture": sum(parts.values(), np.zeros((2 * RATE, 2))), **parts}
     for name, sound in stems.items():
         soundfile.write(folder / f"{name}.wav", sound, RATE)
     return stems
@@ -43,6 +46,7 @@ def test_stems_are_summed_and_vocals_are_separated_once(tmp_path: Path) -> None:
     np.testing.assert_allclose(clip.vocal.read()[0], stems["vocals"].mean(axis=1), atol=1e-4)
     separated = clip.separated.read()[0]
     assert np.abs(separated).max() > 0
+    # nothing is left to separate, so the command does not run
     assert load_musdb18(tmp_path / "MUSDB18", tmp_path / "out", "no such program") == [clip]
     clip_set(EvaluationSet(("musdb18", tmp_path / "MUSDB18"), "cp {mix} {folder}/vocals.wav"), tmp_path / "report")
     with pytest.raises(HAFMEvaluationError, match="false failed on"):

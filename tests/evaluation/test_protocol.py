@@ -7,14 +7,18 @@ import pytest
 from hafm_hf.evaluation.measuring import REFERENCE, SHUFFLED, Candidate, Measurement
 from hafm_hf.evaluation.protocol import ScoringOptions, set_distances
 
+# of embeddings
 WIDTH = 4
 OPTIONS = ScoringOptions(frechet_resamples=50)
 
 
 def made_measurements(songs: list[tuple], systems: dict[str, float], count: int = 40) -> list[Measurement]:
-    """Measurements of `count` clips, two a song, whose embeddings, alone and mixed, lie at the offset of their system.
+    """Measurements of clips, two a song, whose embeddings, alone and mixed, lie around the offset of their system.
 
-    All have the features of the voice and band of the first of `songs`, which the scores here do not read.
+    Args:
+        songs: features of voices and bands; all clips get those of the first song, which the scores here do not read.
+        systems: offset of each system, in standard deviations of the embeddings.
+        count: number of clips.
     """
     voice, band = songs[0]
     generator = np.random.default_rng(3)
@@ -28,7 +32,7 @@ def made_measurements(songs: list[tuple], systems: dict[str, float], count: int 
     return measurements
 
 
-def test_systems_stand_between_the_reference_and_strangers_in_order(measured: list[tuple]) -> None:
+def test_adherence_ranks_systems_between_the_reference_and_shuffled_bands(measured: list[tuple]) -> None:
     offsets = {REFERENCE: 0.0, SHUFFLED: 2.0, "near": 0.5, "far": 1.5}
     measurements = made_measurements(measured, offsets)
     stated = {name: set_distances(measurements, name, OPTIONS)["embedder"] for name in offsets}
@@ -46,18 +50,18 @@ def test_systems_stand_between_the_reference_and_strangers_in_order(measured: li
 
 
 def test_candidates_are_compared_with_references_of_other_songs(measured: list[tuple]) -> None:
-    # each song has its own place: only with itself would the reference be perfect
+    # each song has its own offset: only compared with itself would the reference be perfect
     generator = np.random.default_rng(5)
-    places = generator.standard_normal((10, WIDTH))
+    offsets = generator.standard_normal((10, WIDTH))
     measurements = made_measurements(measured, {REFERENCE: 0.0, SHUFFLED: 1.0}, count=20)
     for number, each in enumerate(measurements):
         for candidate in each.candidates.values():
-            candidate.mixes["embedder"] += places[number // 2].astype(np.float32)
+            candidate.mixes["embedder"] += offsets[number // 2].astype(np.float32)
     stated = set_distances(measurements, REFERENCE, OPTIONS)["embedder"]
     assert 0.5 < stated["adherence"] < 1.0
 
 
-def test_too_few_clips_for_adherence_say_so(measured: list[tuple]) -> None:
+def test_with_too_few_clips_adherence_is_refused_with_the_reason(measured: list[tuple]) -> None:
     measurements = made_measurements(measured, {REFERENCE: 0.0, SHUFFLED: 1.0}, count=4)
     for each in measurements:
         for candidate in each.candidates.values():

@@ -30,7 +30,7 @@ def handler(tiny_model: Path) -> Any:
 
 
 def decode(element: dict[str, str]) -> np.ndarray:
-    """The samples in an element of an answer."""
+    """The sound in an element of an answer: float32 [N] at CODEC_RATE."""
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(element["blob"])), dtype="float32")
     assert rate == CODEC_RATE
     return samples
@@ -50,9 +50,10 @@ def test_bytes_and_base64_give_the_pipelines_song(handler: Any) -> None:
 
 def test_mp3_out_of_a_pipe_is_accompanied_to_its_end(handler: Any) -> None:
     whole = file_bytes(glide(3.0), format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
-    # the first frame states the number of frames, if the encoder can go back to it
-    place = whole.find(b"Xing") + 8
-    content = whole[:place] + bytes(4) + whole[place + 4 :]
+    # the first frame states the number of frames (four bytes behind the tag and its flags), which an encoder that
+    # writes to a pipe cannot go back to fill in
+    count_at = whole.find(b"Xing") + 8
+    content = whole[:count_at] + bytes(4) + whole[count_at + 4 :]
     answer = handler({"inputs": content, "parameters": {"seed": 1, "skip_fine": True}})
     assert len(decode(answer[0])) == pytest.approx(3.0 * CODEC_RATE, abs=100)
 
@@ -64,6 +65,7 @@ def test_samples_are_numbered_and_the_format_can_be_chosen(handler: Any) -> None
     labels = "instrumental 1, mix 1, instrumental 2, mix 2, lead sheet 1, lead sheet 2".split(", ")
     assert [each["label"] for each in answer] == labels
     assert answer[0]["content-type"] == "audio/wav"
+    # the first second
     assert decode(answer[0]).shape == (24_000,)
 
 
@@ -106,6 +108,7 @@ class Server(Quiet):
     handler: Any
 
     def do_POST(self) -> None:
+        """Answers with what the handler returns for the body."""
         content = self.rfile.read(int(self.headers["Content-Length"]))
         answer = json.dumps(type(self).handler({"inputs": content})).encode()
         self.reply(200, answer, {"Content-Type": "application/json"})
@@ -113,6 +116,7 @@ class Server(Quiet):
 
 @pytest.fixture
 def endpoint(handler: Any) -> Iterator[str]:
+    """The URL of a server of the handler."""
     with serving(Server, handler=handler) as url:
         yield url
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One table of chords for Python and the page: how keys spell roots, and what labels mean or why they are none."""
+"""One table of chords for the tests of Python and of the page: how keys spell roots, and what labels mean."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 _TABLE: dict[str, Any] = json.loads((Path(__file__).parent / "golden_chords.json").read_text())
 # for each key and third, the roots from C: {"C#:min": {"maj": "C C# D …"}}
 SPELLING: dict[str, dict[str, str]] = _TABLE["spelling"]
-# pitch classes of the notes, the lowest first
+# pitch classes of the notes of a label, the lowest note first
 READ: dict[str, list[int]] = _TABLE["read"]
+# labels that are no chords
 REFUSED: list[str] = _TABLE["refused"]

@@ -33,7 +33,9 @@ def test_harte_labels_have_the_notes_that_mir_eval_reads() -> None:
         "maj min dim aug maj7 min7 7 dim7 hdim7 minmaj7 maj6 min6 sus2 sus4 5 1 sus4(b7) maj(*5) maj(2) min(4) maj(7) "
         "min(b7) (b3,5) (3,5) (4,5) (b3,b5,b7) (3,#5) (1,5)"
     ).split()
-    for label in (f"{root}:{each}{bass}" for root in ("C", "F#", "Bb") for each in shorthands for bass in ("", "/3")):
+    labels = [f"{root}:{each}{bass}" for root in ("C", "F#", "Bb") for each in shorthands for bass in ("", "/3")]
+    for label in labels:
+        # the root's pitch class, which of the 12 semitones above it sound, and the bass in semitones above it
         root, bitmap, bass = chord.encode(label)
         symbol = read_chord(label)
         assert symbol is not None
@@ -57,10 +59,11 @@ def test_the_model_reads_the_nearest_of_its_seven_qualities(label: str, quality:
 
 
 def bars(text: str) -> tuple[str, ...]:
+    """The chords of each bar of a chart."""
     return tuple(LeadSheet.given({"tempo": 120, "chords": text}).bars)
 
 
-def test_repeats_are_written_out() -> None:
+def test_repeated_bars_of_a_chart_are_expanded() -> None:
     assert bars("|: C | Am :|") == ("C", "Am", "C", "Am")
     assert bars("||: C :||: F | % :|| G") == ("C", "C", "F", "F", "F", "F", "G")
     assert bars("C | F :| |: Am:|\n| G |") == ("C", "F", "C", "F", "Am", "Am", "G")
@@ -73,6 +76,7 @@ def test_repeats_are_written_out() -> None:
 
 
 def test_a_slash_holds_a_chord_for_another_beat() -> None:
+    # 6 s at 120 BPM; the phase is not used, as the beats are given
     sheet = LeadSheet(beats=[0.0, 0.5], bars=bars("C / / G | / F / / | Am"))
     placed = sheet.with_bars_placed(torch.zeros(300), 50)
     assert placed.chords == ((0.0, 1.5, "C"), (1.5, 2.5, "G"), (2.5, 4.0, "F"), (4.0, 6.0, "Am"))

@@ -21,7 +21,7 @@ from lead_sheet.golden import READ, SPELLING
 from vocals import EXAMPLE
 
 RATE = 44_100
-# an uneven singer with a pickup of a beat and a half
+# seconds: an uneven singer with a pickup of a beat and a half
 BEATS = [0.8, 1.32, 1.8, 2.3, 2.82, 3.3, 3.8, 4.3, 4.82]
 SHEET = LeadSheet(
     beats=BEATS, beats_per_bar=3, downbeat=1, key="Bb:maj",
@@ -33,6 +33,7 @@ def test_bars_follow_beats_metre_and_downbeat_and_have_their_chords() -> None:
     bars = chart(with_bars_throughout(SHEET, 5.2), 5.2).bars
     # one and a half beats before the first beat become two quarters, so the pickup fills a bar: bar 1
     assert [(bar.number, bar.start, bar.length) for bar in bars] == [(1, 0, 3), (2, 3, 3), (3, 6, 3), (4, 9, 3)]
+    # at quarters from the start of the bar
     chords = [((0.0, "Bb"),), ((0.0, "Gm7"),), ((0.0, "C#dim"), (2.5, "F:7")), ((0.0, "N"),)]
     assert [bar.chords for bar in bars] == chords
 
@@ -71,6 +72,7 @@ def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
     beats = midi.get_beats()
     assert all(np.abs(beats - second).min() < 0.002 for second in BEATS)
     assert all(np.abs(midi.get_downbeats() - second).min() < 0.002 for second in (1.32, 2.82, 4.3))
+    # General MIDI's high wood block, on downbeats
     accents = [note.start for note in tracks["Beats"].notes if note.pitch == 76]
     assert accents == pytest.approx([1.32, 2.82, 4.3], abs=0.002)
     for start, stop, label in SHEET.chords:
@@ -78,7 +80,9 @@ def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
         assert notes == set(pitch_classes(label))
         assert all(abs(note.end - stop) < 0.005 for note in tracks["Chords"].notes if abs(note.start - start) < 0.005)
     assert [event.text for event in midi.text_events] == [label for *_, label in SHEET.chords]
-    assert [(round(n.start, 2), round(n.end, 2), n.pitch) for n in tracks["Melody"].notes] == melody
+    melody_read = [(round(note.start, 2), round(note.end, 2), note.pitch) for note in tracks["Melody"].notes]
+    assert melody_read == melody
+    # B flat major
     assert midi.key_signature_changes[0].key_number == 10
     assert midi.time_signature_changes[-1].numerator == 3
 
@@ -90,6 +94,7 @@ def test_of_overlapping_chords_the_later_one_counts() -> None:
     song = chart(replace(sheet, chords=[(0, 4, "C"), (2, 6, "G"), (6, 12, "F"), (8, 10, "Dm")]), 12.0)
     assert [label for bar in song.bars for _, label in bar.chords] == ["C", "G", "G", "F", "Dm", "F"]
     chords, _ = pretty_midi.PrettyMIDI(io.BytesIO(to_midi(song))).instruments
+    # the G of C major, and that of G major
     assert {(round(note.start), round(note.end)) for note in chords.notes if note.pitch == 55} == {(0, 2), (2, 6)}
 
 
@@ -167,7 +172,7 @@ def test_musicxml_has_the_kind_of_a_chord(label: str, kind: str) -> None:
     written = to_musicxml(song, "x").decode()
     score = music21.converter.parse(written, format="musicxml")
     assert next(score.recurse().getElementsByClass("ChordSymbol")).chordKind == kind
-    # the text says it already
+    # the text states them already
     assert written.count("<degree ") == written.count('<degree print-object="no">')
 
 
@@ -223,18 +228,20 @@ def test_a_key_of_more_than_seven_accidentals_is_exported_as_its_enharmonic_one(
 
 
 @pytest.mark.parametrize(
+    # the first beat in seconds, the index of the first downbeat, and beats in a bar
     ("first", "downbeat", "metre"),
     [(0.47, 0, 4), (0.06, 0, 4), (0.02, 1, 3), (0.0, 0, 4), (1.5, 3, 4), (7.3, 1, 3), (20.0, 2, 4), (-0.3, 1, 4)],
 )
 def test_the_tempo_of_a_midi_file_is_the_songs_from_the_start(first: float, downbeat: int, metre: int) -> None:
     mido = pytest.importorskip("mido")
     pretty_midi = pytest.importorskip("pretty_midi")
-    period = 60 / 93.8
-    beats = [first + period * number for number in range(40)]
+    tempo = 93.8
+    beats = [first + 60 / tempo * number for number in range(40)]
     sheet = LeadSheet(beats=beats, beats_per_bar=metre, downbeat=downbeat, chords=[(0.1, beats[6], "C")])
     content = to_midi(chart(sheet, beats[-1]), [(0.2, 0.4, 60)])
     tempi = [event for event in mido.MidiFile(file=io.BytesIO(content)).tracks[0] if event.type == "set_tempo"]
-    assert {round(60e6 / event.tempo, 1) for event in tempi} == {93.8}
+    # events state microseconds a beat
+    assert {round(60e6 / event.tempo, 1) for event in tempi} == {tempo}
     midi = pretty_midi.PrettyMIDI(io.BytesIO(content))
     chords, clicks, melody = midi.instruments
     later = [second for second in beats if second >= 0]
@@ -266,7 +273,8 @@ def test_a_sung_melody_is_transcribed_to_its_notes() -> None:
     assert [pitch for *_, pitch in transcribed] == notes
     assert [start for start, *_ in transcribed] == pytest.approx([0.0, 0.6, 1.2], abs=0.1)
     assert transcribed[-1][1] == pytest.approx(1.8, abs=0.1)
-    assert sung_notes(np.pad(sound[::4], (441_000, 0)), 11_025)[0][0] == pytest.approx(40, abs=0.03)
+    after_40_seconds = np.pad(sound[::4], (40 * 11_025, 0))
+    assert sung_notes(after_40_seconds, 11_025)[0][0] == pytest.approx(40, abs=0.03)
     assert sung_notes(np.zeros(RATE, np.float32), RATE) == []
     assert notes_of_pitches(np.zeros(0)) == []
 
@@ -304,9 +312,11 @@ def test_a_click_track_clicks_on_the_beats_of_its_file(bundled_model: Path, tmp_
     beat_file = read_beats(tmp_path / "vocal_beats.txt")
     assert len(samples) == 5 * rate
     assert beat_file["beats_per_bar"] == 3
-    # where the sound starts after silence, and its level there
+    # samples at which a sound starts after a tenth of a second of silence
     loud = np.abs(samples) > 0.01
-    onsets = [n for n in np.flatnonzero(loud) if not loud[max(n - rate // 10, 0) : n].any()]
+    onsets = [onset for onset in np.flatnonzero(loud) if not loud[max(onset - rate // 10, 0) : onset].any()]
     assert np.array(onsets) / rate == pytest.approx(beat_file["beats"], abs=0.001)
-    peaks = [float(np.abs(samples[n : n + rate // 20]).max()) for n in onsets]
-    assert all((peak > 0.45) == ((number - beat_file["downbeat"]) % 3 == 0) for number, peak in enumerate(peaks))
+    peaks = [float(np.abs(samples[onset : onset + rate // 20]).max()) for onset in onsets]
+    for number, peak in enumerate(peaks):
+        is_downbeat = (number - beat_file["downbeat"]) % 3 == 0
+        assert (peak > 0.45) == is_downbeat

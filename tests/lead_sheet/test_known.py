@@ -45,13 +45,15 @@ def test_files_lists_and_texts_give_the_same_lead_sheet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("estimated", [(), ["beats", "key"]])
 def test_a_tempo_or_beats_replace_the_beats_of_a_lead_sheet(estimated: list[str]) -> None:
     sheet = LeadSheet(beats=[0.5, 1.0], beats_per_bar=3, downbeat=1, key="C:maj", estimated=estimated)
-    left = [name for name in estimated if name != "beats"] or ()
-    assert known_lead_sheet(sheet, tempo=96) == LeadSheet(tempo=96, key="C:maj", estimated=left)
-    assert known_lead_sheet(sheet, beats=[0.2, 0.9]) == LeadSheet(beats=[0.2, 0.9], key="C:maj", estimated=left)
+    still_estimated = [name for name in estimated if name != "beats"] or ()
+    assert known_lead_sheet(sheet, tempo=96) == LeadSheet(tempo=96, key="C:maj", estimated=still_estimated)
+    with_beats = LeadSheet(beats=[0.2, 0.9], key="C:maj", estimated=still_estimated)
+    assert known_lead_sheet(sheet, beats=[0.2, 0.9]) == with_beats
     waltz = {"tempo": 96, "beats_per_bar": 3}
     assert known_lead_sheet(waltz, beats=[0, 1]) == LeadSheet(beats=[0, 1], beats_per_bar=3)
     barred = replace(sheet, bars=("C", "F"))
-    assert known_lead_sheet(barred, tempo=96) == replace(barred, tempo=96, beats=None, downbeat=0, estimated=left)
+    expected = replace(barred, tempo=96, beats=None, downbeat=0, estimated=still_estimated)
+    assert known_lead_sheet(barred, tempo=96) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_chords_given_per_bar_are_placed_on_the_beats_and_repeated() -> None:
     )
     # with a tempo alone they start at the beat nearest to the start of the voice, here 0.2 beats before it
     placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
-    # the caller's phase stays as it is
+    # the phase, 0 to 1 at 50 Hz, is not changed in place
     phase = ((torch.arange(200) / 25 + 0.2) % 1).double()
     before = phase.clone()
     LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed(phase, 50)
@@ -114,7 +116,9 @@ def test_chords_given_per_bar_change_on_the_beats_of_the_voice(bundled: HAFMForV
     assert all(np.abs(np.array(sheet.beats) - change).min() < 0.03 for change in changes)
 
 
-def test_command_pipeline_endpoint_and_stream_generate_the_same_song(bundled_model: Path, tmp_path: Path) -> None:
+def test_command_pipeline_endpoint_and_stream_generate_the_same_song_from_tempo_and_chords(
+    bundled_model: Path, tmp_path: Path
+) -> None:
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32", frames=3 * 24_000)
     soundfile.write(tmp_path / "v.wav", vocal, rate, subtype="FLOAT")
     known = {"tempo": 96, "chords": "C | F#"}

@@ -26,6 +26,7 @@ from vocals import CODEC_RATE, EXAMPLE
 
 @pytest.fixture(scope="module")
 def vocal() -> tuple[np.ndarray, int]:
+    """The example voice (float32 [N]) and its sampling rate in Hz."""
     return soundfile.read(EXAMPLE, dtype="float32")
 
 
@@ -40,7 +41,8 @@ def vocal() -> tuple[np.ndarray, int]:
         ("Co", 0, True), ("Co7", 0, True), ("C°7", 0, True), ("Cø", 0, True), ("Cmi7", 0, True), ("Cmin", 0, True),
     ],
 )  # fmt: skip
-def test_chords_are_parsed_in_both_notations(label: str, root: int, minor: bool) -> None:
+def test_the_triad_of_a_chord_is_read_in_both_notations(label: str, root: int, minor: bool) -> None:
+    # 0 is no chord, then come the major triads, then the minor ones
     assert triad_class(label) == 1 + root + 12 * minor
     assert triad_class("N") == triad_class("NC") == 0
 
@@ -101,8 +103,9 @@ def test_vocal_tokens_follow_known_beats(
     assert phase is not None
     # after the projected features, a centroid holds its position within the beat
     first = bundled.semantic_tokenizer.config.vocal_projection_size
-    places = bundled.semantic_tokenizer.centroids[0, :, first : first + 2].float()[tokens]
-    assert float(torch.nn.functional.cosine_similarity(places, phase_vectors(phase)[:, :2], dim=1).mean()) > 0.7
+    positions = bundled.semantic_tokenizer.centroids[0, :, first : first + 2].float()[tokens]
+    given_positions = phase_vectors(phase)[:, :2]
+    assert float(torch.nn.functional.cosine_similarity(positions, given_positions, dim=1).mean()) > 0.7
 
 
 def test_a_known_tempo_is_kept(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
@@ -115,10 +118,18 @@ def test_a_known_tempo_is_kept(bundled: HAFMForVocalAccompaniment, vocal: tuple[
 def margin_of_known_chords(
     model: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], seed: int, **options: Any
 ) -> float:
-    """How much more of the energy the notes of C and of F# have where that chord is given than where the other is.
+    """How much larger the notes' share of the energy is where their chord is given than where the other is.
+
+    The chords are C and F#, each given for all of a draft of the first 2 s.
+
+    Args:
+        model: plays the drafts.
+        vocal: the voice (float32 [N]) and its sampling rate in Hz.
+        seed: of both drafts.
+        options: further ones of the generation.
 
     Returns:
-        The smaller of the two differences between shares of the energy, in a draft of the first 2 s.
+        The smaller of the two differences, of the notes of C and of those of F#.
     """
     samples, rate = vocal
     shares = []
@@ -127,6 +138,7 @@ def margin_of_known_chords(
         draft = {"seed": seed, "skip_fine": True, "lead_sheet": sheet, **options}
         (sound,) = model.generate(samples[: 2 * rate], rate, **draft).audio
         chroma = extract(resample(sound.mean(0).numpy(), model.sampling_rate, 16_000)).chroma
+        # pitch classes of C and of F# major
         shares.append([chroma[list(notes)].sum() / chroma.sum() for notes in ((0, 4, 7), (6, 10, 1))])
     in_c, in_f_sharp = shares
     return float(min(in_c[0] - in_f_sharp[0], in_f_sharp[1] - in_c[1]))
@@ -136,7 +148,7 @@ def margin_of_known_chords(
 def test_the_accompaniment_plays_known_chords(
     bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], how: dict[str, Any]
 ) -> None:
-    """In the style that is drawn for the voice, folk. 0.15 is wanted; missing it is an expected failure."""
+    """In folk, the style that is drawn for this voice. A margin of 0.15 is wanted; less is an expected failure."""
     margin = margin_of_known_chords(bundled, vocal, 0, **how)
     assert margin > 0.05
     if margin <= 0.15:
@@ -159,8 +171,8 @@ def test_the_reference_loop_plays_known_chords_too(
 
 def test_the_band_is_on_known_beats(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
     """Onsets lie on the half beats of each of two beat tracks that are a sixteenth apart."""
-    samples = vocal[0][: 6 * vocal[1]]
-    rate = vocal[1]
+    whole, rate = vocal
+    samples = whole[: 6 * rate]
     for shift in (0.0, 0.15):
         beats = np.arange(shift, 6.0, 0.6)
         sheet = LeadSheet(beats=list(beats))
@@ -168,10 +180,14 @@ def test_the_band_is_on_known_beats(bundled: HAFMForVocalAccompaniment, vocal: t
         onsets = onset_strength(resample(sound.mean(0).numpy(), bundled.sampling_rate, ANALYSIS_RATE))
         onsets = np.maximum(onsets - np.median(onsets), 0.0)
         passed = beats_passed(beats, (np.arange(len(onsets)) + 0.5) / FRAME_RATE)
-        assert float((onsets * np.cos(4 * np.pi * passed)).sum() / onsets.sum()) > 0.2
+        # 1 on beats and half beats, −1 in between
+        on_half_beats = np.cos(4 * np.pi * passed)
+        assert float((onsets * on_half_beats).sum() / onsets.sum()) > 0.2
 
 
-def test_an_estimate_can_be_given_back(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
+def test_an_estimate_that_is_given_is_kept_and_its_beats_give_the_same_chords(
+    bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]
+) -> None:
     estimate = bundled.complete_lead_sheet(*vocal)
     assert estimate.beats is not None
     assert len(estimate.beats) > 8
@@ -186,12 +202,15 @@ def test_an_estimate_can_be_given_back(bundled: HAFMForVocalAccompaniment, vocal
     assert again.beats == estimate.beats
     for key in ("F#:maj", "C:min"):
         other = bundled.complete_lead_sheet(*vocal, LeadSheet(key=key))
+        # which triads are in that key
         fits = IN_KEY[triad_class(key) - 1]
-        shares = [np.mean([fits[triad_class(label) - 1] for *_, label in each.chords]) for each in (estimate, other)]
+        before, after = (
+            np.mean([fits[triad_class(label) - 1] for *_, label in sheet.chords]) for sheet in (estimate, other)
+        )
         assert other.key == key
         assert "key" not in other.estimated
         assert other.chords != estimate.chords
-        assert shares[1] >= shares[0]
+        assert after >= before
 
 
 @pytest.mark.parametrize("chord", range(1 + 12 * len(QUALITIES)))
@@ -213,7 +232,7 @@ def test_every_chord_label_is_parsed_back(chord: int) -> None:
         ("C:maj(9,11)", "maj"), ("C7M", "maj7"), ("Cm7M", "min"), ("Cm7-5", "dim"), ("C7-9", "7"),
     ],
 )  # fmt: skip
-def test_other_chords_map_to_the_nearest_quality(label: str, quality: str) -> None:
+def test_chords_are_classed_by_their_nearest_quality(label: str, quality: str) -> None:
     assert chord_class(label) == 1 + 12 * QUALITIES.index(quality)
     assert chord_class("Bb" + label[1:]) == chord_class(label) + 10
     assert chord_class("N") == 0
@@ -283,7 +302,8 @@ def test_streams_encode_the_lead_sheet_frame_by_frame() -> None:
     assert beat[25] == beat[50] == 1
     assert beat[24] == 12
     assert set(beat[25:50].tolist()) == set(range(1, 13))
-    # the downbeat is the second beat, so the first is the fourth of its bar: 1 + 3 values of three-beat bars + 3
+    # 0 is unknown; then come the three beats of bars of 3, from 1, and the four of bars of 4, from 4. The downbeat is
+    # the second beat, so the first is the fourth of its bar
     assert bar[25:50].unique().tolist() == [7]
     assert bar[50:75].unique().tolist() == [4]
     assert bar[0] == 6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metre that a song's chords and notes recur in."""
+"""Estimating the metre of a song: the number of beats after which chord changes and long notes recur."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,12 @@ from hafm_hf.lead_sheet.bars import with_bars_throughout
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.lead_sheet.metre import estimate_metre, long_notes, song_metre
 
+# seconds
 BEAT = 0.5
 
 
 def beats(count: int) -> list[float]:
+    """Times of so many beats, in seconds."""
     return [BEAT * number for number in range(count)]
 
 
@@ -23,7 +25,7 @@ def chords_by_bar(metre: int, bars: int = 30) -> list[tuple[float, float, str]]:
 
 @pytest.mark.parametrize("metre", [3, 4])
 @pytest.mark.parametrize("downbeat", [0, 1])
-def test_the_metre_is_what_chords_recur_in(metre: int, downbeat: int) -> None:
+def test_the_metre_is_the_number_of_beats_between_chord_changes(metre: int, downbeat: int) -> None:
     chords = [BEAT * (downbeat + metre * bar) for bar in range(30)]
     assert estimate_metre(beats(96), chords) == metre
 
@@ -32,6 +34,7 @@ def test_the_metre_survives_missing_and_misplaced_chords() -> None:
     generator = np.random.default_rng(0)
     metres = []
     for _ in range(20):
+        # 70 % of the changes, and six at random
         chords = [BEAT * 3 * bar for bar in range(30) if generator.random() < 0.7]
         stray = BEAT * generator.integers(0, 90, 6)
         metres.append(estimate_metre(beats(96), sorted([*chords, *stray])))
@@ -39,6 +42,7 @@ def test_the_metre_survives_missing_and_misplaced_chords() -> None:
 
 
 def test_long_notes_tell_the_metre_without_chords() -> None:
+    # bars of a long and a short note
     notes = [(BEAT * beat, BEAT * (beat + (2 if beat % 3 == 0 else 0.5)), 60) for beat in range(96) if beat % 3 < 2]
     starts = [note[0] for note in notes]
     assert estimate_metre(beats(96), [], starts, long_notes(notes, beats(96))) == 3
@@ -71,7 +75,8 @@ def test_a_metre_that_is_given_is_not_estimated() -> None:
     assert with_bars_throughout(LeadSheet(beats=beats(90), chords=chords_by_bar(3)), 45.0, metre=4).beats_per_bar == 4
 
 
-def test_the_melody_tells_the_metre_where_there_are_no_chords() -> None:
+def test_a_lead_sheet_without_chords_gets_the_metre_of_the_melody() -> None:
+    # bars of a long and a short note
     notes = [(BEAT * beat, BEAT * (beat + (2 if beat % 3 == 0 else 0.5)), 60) for beat in range(96) if beat % 3 < 2]
     assert with_bars_throughout(LeadSheet(beats=beats(96)), 48.0, notes=notes).beats_per_bar == 3
     assert with_bars_throughout(LeadSheet(beats=beats(96)), 48.0).beats_per_bar == 4

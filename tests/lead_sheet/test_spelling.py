@@ -17,6 +17,7 @@ from hafm_hf.lead_sheet.spelling import root_name, spelled, usual_key
 from lead_sheet.golden import SPELLING
 from vocals import EXAMPLE
 
+# suffixes of the triads on the seven degrees of a scale
 MAJOR, MINOR = ("", "m", "m", "", "", "m", "dim"), ("m", "dim", "", "m", "m", "", "")
 
 

@@ -12,6 +12,7 @@ from hafm_hf.lead_sheet.style_choice import (
     weigh_styles,
 )
 
+# tempo in BPM, density in notes sung per second
 RANGES = {
     "waltz": StyleRange((3,), tempo=(80, 180)),
     "ballad": StyleRange(tempo=(50, 85), density=(1.0, 3.0)),
@@ -27,7 +28,7 @@ def test_a_style_suits_fully_inside_its_ranges_and_less_outside() -> None:
     assert style.suits(4, 120, 1.2) < 1.0
 
 
-def test_what_is_unknown_does_not_count() -> None:
+def test_an_unknown_metre_tempo_or_density_does_not_count() -> None:
     assert RANGES["rock"].suits() == 1.0
     assert weigh_styles(RANGES) == pytest.approx({"waltz": 1 / 3, "ballad": 1 / 3, "rock": 1 / 3})
 
@@ -42,11 +43,11 @@ def test_a_metre_that_no_style_has_is_ignored() -> None:
     assert weigh_styles(four, metre=3, tempo=150) == {"ballad": 0.0, "rock": 1.0}
 
 
-def test_a_song_that_suits_nobody_gets_any_style_of_its_metre() -> None:
+def test_a_song_that_suits_no_style_gets_any_of_its_metre() -> None:
     assert weigh_styles(RANGES, metre=4, tempo=1_000) == {"waltz": 0.0, "ballad": 0.5, "rock": 0.5}
 
 
-def test_no_styles_are_refused() -> None:
+def test_weighing_without_any_style_is_refused() -> None:
     with pytest.raises(ValueError, match="no styles"):
         weigh_styles({})
 
@@ -83,7 +84,7 @@ def test_each_style_comes_first_as_often_as_it_weighs_and_never_without_weight()
         ({"density": ["few", "many"]}, r"density is \['few', 'many'\]; it must be \[least, most\]"),
     ],
 )
-def test_ranges_that_are_none_are_refused(ranges: dict, said: str) -> None:
+def test_malformed_ranges_are_refused(ranges: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         StyleRange.from_dict(ranges)
 

@@ -25,22 +25,24 @@ from tiny_models import tiny_codec, tiny_listener, tiny_rhythmic_tokenizer, tiny
 from vocals import CODEC_RATE
 
 RATE = 16_000
+# BPM
 TEMPI = torch.tensor([60.0, 90.0, 120.0, 180.0])
 
 
 def sung(notes: list[float], seconds: float = 0.5) -> np.ndarray:
     """A sequence of MIDI notes with gaps between them: float32 [N] at 16 kHz."""
     time = np.arange(round(seconds * RATE)) / RATE
-    rise = np.clip(np.minimum(time / 0.02, (seconds - 0.06 - time) / 0.02), 0, 1)
+    # fades of 20 ms, and a gap of 60 ms at the end
+    envelope = np.clip(np.minimum(time / 0.02, (seconds - 0.06 - time) / 0.02), 0, 1)
     tones = []
     for note in notes:
         phase = 2 * np.pi * 440 * 2 ** ((note - 69) / 12) * time
-        tones.append(0.2 * rise * sum(np.sin(harmonic * phase) / harmonic for harmonic in (1, 2, 3)))
+        tones.append(0.2 * envelope * sum(np.sin(harmonic * phase) / harmonic for harmonic in (1, 2, 3)))
     return np.concatenate(tones).astype(np.float32)
 
 
-def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchContour:
-    """A pitch contour of random notes, about a quarter of a second each."""
+def drawn_contour(frames: int = 600, higher: float = 0.0) -> PitchContour:
+    """A pitch contour of random notes, a quarter of a second each: always the same, raised by `higher` semitones."""
     rng = np.random.default_rng(0)
     midi = np.repeat(rng.integers(55, 75, frames // 12 + 1), 12)[:frames] + 0.1 + higher
     midi[rng.random(frames) < 0.1] = np.nan
@@ -49,40 +51,44 @@ def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchContour:
     return PitchContour(midi.astype(np.float32), level.astype(np.float32), flux.astype(np.float32))
 
 
-def line_of(samples: np.ndarray) -> PitchContour:
+def contour_of(samples: np.ndarray) -> PitchContour:
     """The pitch contour of audio at 16 kHz."""
-    measured = VocalAnalyser(RATE, CONTOUR_RATE).measure(samples, -(-len(samples) * CONTOUR_RATE // RATE))
+    frames = -(-len(samples) * CONTOUR_RATE // RATE)
+    measured = VocalAnalyser(RATE, CONTOUR_RATE).measure(samples, frames)
     return pitch_contour.pitch_contour(*measured)
 
 
 def test_the_pitch_contour_has_the_tuning_and_the_held_notes_of_the_voice() -> None:
     # a quarter of a semitone sharp throughout
-    contour = line_of(sung([60.25, 64.25, 67.25, 72.25]))
+    contour = contour_of(sung([60.25, 64.25, 67.25, 72.25]))
     assert len(contour) == 2 * CONTOUR_RATE
     assert contour.tuning == pytest.approx(0.25, abs=0.03)
     for number, note in enumerate((60.25, 64.25, 67.25, 72.25)):
+        # 25 frames a note, half a second
         part = contour.held[number * 25 : number * 25 + 25]
         assert np.isfinite(part).sum() > 8
         assert np.nanmax(np.abs(part - note)) < 0.1
-    unsure = (drawn_line().midi + np.random.default_rng(1).uniform(-0.5, 0.5, 600)).astype(np.float32)
+    unsure = (drawn_contour().midi + np.random.default_rng(1).uniform(-0.5, 0.5, 600)).astype(np.float32)
     # random intonation has no tuning offset
-    assert abs(PitchContour(unsure, drawn_line().level, drawn_line().flux).tuning) < 0.1
+    assert abs(PitchContour(unsure, drawn_contour().level, drawn_contour().flux).tuning) < 0.1
     assert contour.flux[:, 0].argmax() % 25 in (0, 1, 24), "onsets are found where notes begin"
     # two notes per cell, one in each half; four values per pitch class: held and sung, for either half
     classes = contour.harmony_cells(50)[:, :48].reshape(2, 12, 4)
-    assert [classes[cell, :, 2 * half + 1].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
-    assert [classes[cell, :, 2 * half].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
+    sung_classes = [classes[cell, :, 2 * half + 1].argmax() for cell in (0, 1) for half in (0, 1)]
+    held_classes = [classes[cell, :, 2 * half].argmax() for cell in (0, 1) for half in (0, 1)]
+    assert sung_classes == [0, 4, 7, 0]
+    assert held_classes == [0, 4, 7, 0]
 
 
 def test_a_quiet_voice_has_the_same_pitch_contour_as_a_loud_one() -> None:
-    near, far = (line_of(gain * sung([60.0, 64.0, 67.0])) for gain in (1.0, np.float32(0.02)))
+    near, far = (contour_of(gain * sung([60.0, 64.0, 67.0])) for gain in (1.0, np.float32(0.02)))
     np.testing.assert_allclose(near.midi, far.midi, atol=1e-3)
     np.testing.assert_allclose(near.flux, far.flux, atol=1e-2)
 
 
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(200, np.float32), np.zeros(RATE, np.float32)])
 def test_silence_and_very_short_input_have_a_tempo_and_chords(samples: np.ndarray) -> None:
-    contour = line_of(samples)
+    contour = contour_of(samples)
     model = tiny_listener()
     assert len(contour) == -(-len(samples) * CONTOUR_RATE // RATE)
     assert not np.isfinite(contour.midi).any()
@@ -95,10 +101,12 @@ def test_silence_and_very_short_input_have_a_tempo_and_chords(samples: np.ndarra
 def test_chord_estimates_transpose_with_the_song(semitones: int) -> None:
     model = tiny_listener()
     phase = torch.arange(600) / 25 % 1
-    chords = model.chord_probabilities(drawn_line(), phase)
-    moved = model.chord_probabilities(drawn_line(higher=semitones), phase)
+    chords = model.chord_probabilities(drawn_contour(), phase)
+    moved = model.chord_probabilities(drawn_contour(higher=semitones), phase)
+    # major and minor triads
     for before, after in ((chords[:, 1:13], moved[:, 1:13]), (chords[:, 13:], moved[:, 13:])):
         torch.testing.assert_close(before.roll(semitones, 1), after, rtol=1e-3, atol=1e-4)
+    # no chord
     torch.testing.assert_close(chords[:, 0], moved[:, 0], rtol=1e-3, atol=1e-4)
     assert [key_name(key) for key in (0, 7, 12, 21)] == ["C:maj", "G:maj", "C:min", "A:min"]
 
@@ -115,12 +123,13 @@ def test_known_chords_and_key_shift_the_estimates_of_the_others() -> None:
     assert chord_prior(key)[foreign] < -0.5
     assert chord_prior(opening).argmax() == foreign
     assert chord_prior(opening)[triad_class("B")] > 0
-    contour = drawn_line()
+    contour = drawn_contour()
     phase = torch.arange(600) / 25 % 1
     model = tiny_listener()
     alone = model.chord_probabilities(contour, phase)
     with_opening = model.chord_probabilities(contour, phase, opening)
     with_key = model.chord_probabilities(contour, phase, key)
+    # the first 3 s, and the next second, at 50 Hz
     assert with_opening[:200].argmax(1).tolist() == [foreign] * 150 + [triad_class("Bm")] * 50
     # after the opening, its chord is likelier, and so is one in the key
     assert with_opening[200:, foreign].mean() > 1.2 * alone[200:, foreign].mean()
@@ -133,7 +142,8 @@ def test_masked_padding_does_not_change_the_estimates() -> None:
     time = torch.rand(1, 40, pitch_contour.TIME_FEATURES)
     alone = model(harmony, time)
     masks = {"harmony_mask": torch.ones(1, 14), "time_mask": torch.ones(1, 61)}
-    masks["harmony_mask"][:, 9:], masks["time_mask"][:, 40:] = 0, 0
+    masks["harmony_mask"][:, 9:] = 0
+    masks["time_mask"][:, 40:] = 0
     masked = model(F.pad(harmony, (0, 0, 0, 5), value=9.0), F.pad(time, (0, 0, 0, 21), value=9.0), **masks)
     torch.testing.assert_close(masked.chords[:, :9], alone.chords)
     torch.testing.assert_close(masked.tempo, alone.tempo)
@@ -148,19 +158,19 @@ def test_the_listener_sets_the_tempo_and_the_tokenizer_the_phase_of_beats(tempo:
     if tempo == 180:
         points[:, :2] = points[:, 2:].clone()
         points[:, 2:] = 0.0
-    phase = (
-        HAFMBeatTracker(CONTOUR_RATE)
-        .near(likeliest_tempo(TEMPI, torch.where(TEMPI == tempo, 0.0, -50)))
-        .follow(points)
-    )
+    listeners_tempo = likeliest_tempo(TEMPI, torch.where(TEMPI == tempo, 0.0, -50))
+    phase = HAFMBeatTracker(CONTOUR_RATE).near(listeners_tempo).follow(points)
     beats = LeadSheet.from_estimates(phase, None, CONTOUR_RATE).beats
     assert beats is not None
     assert np.allclose(np.diff(beats), 60 / tempo, atol=0.01)
-    assert np.abs(np.array(beats) * tempo / 60 - np.round(np.array(beats) * tempo / 60)).max() < 0.1
+    # in beats from the start
+    positions = np.array(beats) * tempo / 60
+    assert np.abs(positions - np.round(positions)).max() < 0.1
 
 
 def test_the_second_tempo_is_another_peak_and_not_a_shoulder_of_the_first() -> None:
     tempi = 60 * 2 ** torch.linspace(0, 1.5, 61)
+    # tempo and height
     peaks = ((96.0, 9.0), (138.0, 2.0))
     scores = torch.stack([height - 40 * torch.log2(tempi / at).abs() for at, height in peaks]).amax(0)
     assert likeliest_tempo(tempi, scores) == pytest.approx(96, rel=0.02)
@@ -169,8 +179,10 @@ def test_the_second_tempo_is_another_peak_and_not_a_shoulder_of_the_first() -> N
 
 def test_a_beat_has_one_chord_the_most_likely_of_its_cells() -> None:
     logits = torch.zeros(6, NUM_TRIADS)
-    logits[:2, 1], logits[2:, 8], logits[1, 8] = 4.0, 4.0, 9.0
-    # cells of 10 frames, beats of 20
+    # cells of 10 frames, beats of 20: two cells a beat
+    logits[:2, 1] = 4.0
+    logits[2:, 8] = 4.0
+    logits[1, 8] = 9.0
     chords = chords_of_beats(logits, torch.arange(60) / 20 % 1, 10)
     assert chords[0].argmax() == 8, "the more confident cell decides"
     assert chords.shape == (60, NUM_TRIADS)
@@ -182,11 +194,15 @@ def test_a_beat_has_one_chord_the_most_likely_of_its_cells() -> None:
 @pytest.mark.parametrize(("better", "chords"), [(0.5, [1, 1, 1]), (0.7, [1, 8, 1])])
 def test_chords_change_only_if_the_gain_exceeds_the_penalty(better: float, chords: list[int]) -> None:
     logits = torch.zeros(3, NUM_TRIADS)
-    logits[::2, 1], logits[1, 8] = 5.0, better
-    assert chords_of_beats(logits, torch.arange(60) / 20 % 1, 20)[::20].argmax(1).tolist() == chords
+    # three beats of one cell each, of 20 frames
+    logits[::2, 1] = 5.0
+    logits[1, 8] = better
+    of_frames = chords_of_beats(logits, torch.arange(60) / 20 % 1, 20)
+    assert of_frames[::20].argmax(1).tolist() == chords
 
 
 def parts() -> dict[str, Any]:
+    """All parts of a tiny composite with a listener, by name."""
     rest: dict[str, Any] = {name: tiny_stage(name) for name in ("semantic", "coarse", "fine")}
     return {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "codec": tiny_codec(), "listener": tiny_listener()} | rest
 
@@ -202,7 +218,8 @@ def test_a_reloaded_composite_with_a_listener_estimates_the_same(tmp_path: Path)
     completed = [each.complete_lead_sheet(vocal, CODEC_RATE) for each in (model, loaded)]
     assert completed[0] == completed[1]
     assert completed[0].chords
-    assert np.allclose(np.diff(model.complete_lead_sheet(vocal, CODEC_RATE, {"tempo": 90}).beats or ()), 60 / 90)
+    steady = model.complete_lead_sheet(vocal, CODEC_RATE, {"tempo": 90})
+    assert np.allclose(np.diff(steady.beats or ()), 60 / 90)
     with pytest.raises(ValueError, match="samples by channels"):
         model.complete_lead_sheet(np.stack([vocal, vocal], 1), CODEC_RATE)
     assert loaded.parameter_counts()["listener"] == sum(each.numel() for each in loaded.listener.parameters())

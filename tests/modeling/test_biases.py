@@ -14,6 +14,7 @@ from decoding import TokenDecoder, decode, uniforms_for
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_logits, conditioning_for, targets_for
 from tiny_models import STAGES, biased_stage, placed, tiny_stage
 
+# stage, codebook pattern, and position of the conditioning (`placed`)
 CASES = [*((*each, "index") for each in STAGES_AND_PATTERNS), ("semantic", "flat", "sum"), ("coarse", "delay", "sum")]
 
 
@@ -40,6 +41,7 @@ def test_biases_start_as_zeros_and_are_absent_by_default(name: str) -> None:
 
 def test_the_feed_forward_is_a_biased_geglu() -> None:
     module = biased_stage("coarse").model.layers[0].feed_forward
+    # [batch, slots, width]
     x = torch.randn(2, 5, 24)
     gate, up = F.linear(x, module.up_proj.weight, module.up_proj.bias).chunk(2, dim=-1)
     expected = F.linear(F.gelu(gate) * up, module.down_proj.weight, module.down_proj.bias)
@@ -47,12 +49,13 @@ def test_the_feed_forward_is_a_biased_geglu() -> None:
         torch.testing.assert_close(module.train(training)(x), expected)
 
 
-def test_head_t_mod_q_adds_its_own_bias() -> None:
+def test_the_head_of_each_codebook_adds_its_own_bias() -> None:
     stage = biased_stage("coarse")
     hidden_states = torch.randn(2, 8, 24)
     for first in range(4):
         logits = stage.heads(hidden_states, torch.arange(8) + first)
         for slot in range(8):
+            # slots go through the four codebooks in turn
             book = (first + slot) % 4
             expected = F.linear(hidden_states[:, slot], stage.heads.weight[book], stage.heads.bias[book])
             torch.testing.assert_close(logits[:, slot], expected)
@@ -66,7 +69,7 @@ def test_scores_of_the_fast_loop_equal_the_forward(name: str, pattern: str, how:
     stage = biased_stage(name, codebook_pattern=pattern, **placed(how))
     conditioning = conditioning_for(stage, batch=2, frames=24)
     steps = stage.config.target_length(24)
-    decoder = TokenDecoder(stage, 3.0, 0.9, 6, 0.0, compile)
+    decoder = TokenDecoder(stage, guidance_scale=3.0, temperature=0.9, top_k=6, compile=compile)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps))
     conditional, unconditional = both_logits(stage, conditioning, labels=tokens)
     expected = unconditional + 3.0 * (conditional - unconditional)
@@ -80,8 +83,9 @@ def test_both_loops_draw_the_same_tokens(name: str, pattern: str, decoding: str)
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
     numbers = uniforms_for(len(conditioning), steps)
-    expected = TokenDecoder(stage, 3.0, 0.8, 7).generate(conditioning, steps, numbers)
-    tokens = decode(decoding, stage, (3.0, 0.8, 7), conditioning, steps, numbers)
+    settings = (3.0, 0.8, 7)  # guidance scale, temperature, top-k
+    expected = TokenDecoder(stage, *settings).generate(conditioning, steps, numbers)
+    tokens = decode(decoding, stage, settings, conditioning, steps, numbers)
     assert torch.equal(tokens, expected)
 
 
@@ -94,8 +98,9 @@ def test_bfloat16_scores_stay_close_to_float32(pattern: str) -> None:
     tokens = exact.generate(conditioning, steps, None)
     decoder = TokenDecoder(biased_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).bfloat16(), 3.0)
     decoder.generate(conditioning, steps, None, forced=tokens)
-    apart = torch.stack(decoder.scores).float() - torch.stack(exact.scores)
-    assert 0 < float(apart.std() / torch.stack(exact.scores).std()) < 0.1
+    expected = torch.stack(exact.scores)
+    error = torch.stack(decoder.scores).float() - expected
+    assert 0 < float(error.std() / expected.std()) < 0.1
 
 
 def adapted(stage: Any) -> Any:
@@ -132,11 +137,11 @@ def test_adapters_train_with_and_without_the_padded_kernel_alike() -> None:
 def test_biases_are_trained() -> None:
     stage = biased_stage("coarse").train()
     stage(conditioning_ids=conditioning_for(stage), labels=targets_for(stage)).loss.backward()
-    still = [name for name, value in stage.named_parameters() if name.endswith("bias") and not value.grad.any()]
-    assert not still
+    untrained = [name for name, value in stage.named_parameters() if name.endswith("bias") and not value.grad.any()]
+    assert not untrained
 
 
-def test_biases_are_saved(tmp_path: Path) -> None:
+def test_biases_are_saved_and_loaded(tmp_path: Path) -> None:
     stage = biased_stage("semantic")
     stage.save_pretrained(tmp_path)
     loaded = STAGES["semantic"][1].from_pretrained(tmp_path)

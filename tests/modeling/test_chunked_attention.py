@@ -11,13 +11,16 @@ from hafm_hf.modeling import layers
 from tiny_models import CODES, VOCABULARIES, placed, tiny_stage
 
 BATCH = 3
-FRAMES = 14
+FRAMES = 14  # of conditioning
 
 Gradients = dict[str, torch.Tensor]
 
 
 def training_inputs(stage: Any, masked: bool = False) -> dict[str, torch.Tensor]:
-    """A batch of random tokens; masked, its rows have conditioning of other lengths and on other sides."""
+    """A batch of random tokens: the arguments of a stage's forward.
+
+    With `masked`, the first sequence has 6 frames of conditioning, padded behind; the second 6, padded before.
+    """
     config = stage.config
     ids = torch.randint(min(config.conditioning_sizes), (BATCH, config.num_conditioning_streams, FRAMES))
     labels = torch.randint(config.codebook_size, (BATCH, config.target_length(FRAMES)))
@@ -42,7 +45,7 @@ def loss_and_gradients(stage: Any, inputs: dict[str, torch.Tensor]) -> tuple[tor
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks that end amid sources and frames."""
+    """Chunks of 9 slots, which end in the middle of sources and of frames."""
     monkeypatch.setattr(layers, "CHUNK", 9)
 
 
@@ -73,7 +76,7 @@ def test_all_layers_share_the_only_matrices_of_all_pairs_kept_for_the_backward_p
     pairs: set[int] = set()
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        """Notes every tensor that is saved for the backward pass, and those as large as all pairs."""
+        """Notes every tensor that is saved for the backward pass, and those with a value for each pair of targets."""
         kept.append(tensor.shape)
         if tensor.ndim >= 2 and min(tensor.shape[-2:]) >= targets:
             pairs.add(tensor.untyped_storage().data_ptr())
@@ -99,7 +102,9 @@ def test_under_autocast_gradients_stay_close_to_those_of_full_precision() -> Non
 @pytest.mark.parametrize(
     "elsewhere", [{"attn_implementation": "eager"}, {"attention_dropout": 1e-9}], ids=["eager", "dropout"]
 )
-def test_other_attention_is_computed_as_asked(elsewhere: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eager_attention_and_dropout_do_not_use_chunks(
+    elsewhere: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = tiny_stage("coarse").train()
     inputs = training_inputs(stage)
     loss, _ = loss_and_gradients(stage, inputs)

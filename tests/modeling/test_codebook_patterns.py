@@ -17,14 +17,17 @@ from modeling.test_modeling import both_logits, conditioning_for, targets_for
 from tiny_models import tiny_stage
 
 BOS = 99
+# the stages with several codebooks
 DELAYED = ("coarse", "fine")
 
 
 def delayed(name: str = "coarse", **options: Any) -> Any:
+    """A tiny stage with the delay pattern."""
     return tiny_stage(name, codebook_pattern="delay", **options)
 
 
 def test_each_codebook_is_delayed_by_one_slot() -> None:
+    # frame f of codebook q has code 10 q + f
     tokens = torch.tensor([[0, 10, 20, 1, 11, 21, 2, 12, 22, 3, 13, 23]])
     pattern = DelayPattern(3)
     expected = [[0, 1, 2, 3, BOS, BOS], [BOS, 10, 11, 12, 13, BOS], [BOS, BOS, 20, 21, 22, 23]]
@@ -43,14 +46,16 @@ def test_tokens_are_recovered_from_their_slots(pattern: Any, frames: int) -> Non
     slots = pattern.arrange(tokens, BOS)
     assert slots.shape == (2 * pattern.codes_per_slot, pattern.num_slots(frames))
     assert torch.equal(pattern.tokens(slots), tokens)
+    # slots may have more dimensions, such as scores
     assert torch.equal(pattern.tokens(torch.stack([slots, -slots], dim=-1))[..., 1], -tokens)
     assert pattern.num_frames(pattern.num_slots(frames)) == frames
     assert pattern.num_frames(pattern.num_slots(frames + 1) - 1) == frames
-    assert torch.equal(pattern.hide(pattern.inputs(tokens, BOS) * 0, frames, BOS) == BOS, hidden(pattern, tokens))
+    nowhere_bos = torch.zeros_like(pattern.inputs(tokens, BOS))
+    assert torch.equal(pattern.hide(nowhere_bos, frames, BOS) == BOS, hidden(pattern, tokens))
 
 
 def hidden(pattern: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Mask of the input slots that hold no code."""
+    """The input slots that `pattern.hide` must fill with BOS: those that read no code, none in the flat pattern."""
     if pattern.codes_per_slot == 1 and pattern.num_codebooks > 1:
         return torch.zeros_like(tokens, dtype=torch.bool)
     return pattern.inputs(tokens, BOS) == BOS
@@ -69,41 +74,59 @@ def test_a_code_depends_on_the_codes_of_all_earlier_slots_and_no_others(name: st
     for frame, book in ((0, 0), (0, 3), (3, 0), (3, 1), (frames - 1, books - 1)):
         score = stage.pattern.codebook(logits, book)[:, frame].sum()
         (gradient,) = torch.autograd.grad(score, embedded, retain_graph=True)
-        # [B, L, Q, D] by reading slot → rows by predicted slot → [frame, codebook]
+        # [sequence, reading slot, codebook, width]: the largest for each codebook and slot; then, as slot s + 1 reads
+        # what slot s predicts, for each code, [frame, codebook]
         reach = gradient.abs().amax(dim=(0, 3)).t()[:, 1:]
         seen = stage.pattern.tokens(F.pad(reach, (0, 1))).view(frames, books) > 0
-        place = torch.arange(frames)[:, None] + torch.arange(books)
-        assert torch.equal(seen, place < frame + book)
+        slot_of_code = torch.arange(frames)[:, None] + torch.arange(books)
+        assert torch.equal(seen, slot_of_code < frame + book)
 
 
 def test_history_is_dropped_and_swapped_in_whole_frames() -> None:
     pattern = DelayPattern(3)
     labels = torch.arange(2 * 60).view(2, 60)
-    swapped = torch.where(drawn_frames(labels, 3, 0.5, 4.0, [1, 2]), labels + 1000, labels)
-    ids = pattern.inputs(swapped.masked_fill(drawn_frames(labels, 3, 0.5, 4.0, [3, 4]), 9999), 9999)
+    dropped_code, swapped_by = 9999, 1000
+    # half of the frames, in spans of about four
+    swapped = torch.where(drawn_frames(labels, 3, 0.5, 4.0, [1, 2]), labels + swapped_by, labels)
+    history = swapped.masked_fill(drawn_frames(labels, 3, 0.5, 4.0, [3, 4]), dropped_code)
+    ids = pattern.inputs(history, dropped_code)
     # recover the codes from the inputs; no slot reads those of the last one
-    read = pattern.tokens(F.pad(ids[:, 1:], (0, 1), value=9999)).view(2, 20, 3)[:, :-1]
-    kinds = torch.where(read == 9999, 2, read // 1000)
+    read = pattern.tokens(F.pad(ids[:, 1:], (0, 1), value=dropped_code)).view(2, 20, 3)[:, :-1]
+    # 0 own, 1 swapped, 2 dropped
+    kinds = torch.where(read == dropped_code, 2, read // swapped_by)
     assert torch.equal(kinds.amin(-1), kinds.amax(-1))
     assert all((kinds == kind).any() for kind in (0, 1, 2))
     assert torch.equal(read[kinds == 0], labels.view(2, 20, 3)[:, :-1][kinds == 0])
 
 
 def guided_loop(stage: Any, conditioning: torch.Tensor, scale: float, history_free: float = 0.0) -> torch.Tensor:
-    """Greedy codes (int64 [B, Q, T]) without cache, processors or GenerationMixin; recomputes all slots each step."""
+    """Greedy codes without cache, processors or GenerationMixin; recomputes all slots each step.
+
+    Args:
+        stage: with the delay pattern.
+        conditioning (int64 [sequences, streams, frames]): of the stage.
+        scale: guidance scale.
+        history_free: weight of the history-free guidance; 0: none.
+
+    Returns:
+        int64 [sequences, codebooks, frames].
+    """
     books, bos = stage.config.num_codebooks, stage.config.bos_token_id
     frames = stage.config.target_length(conditioning.shape[-1]) // books
     codes = torch.full((len(conditioning), books, frames), bos)
 
     def guided(history: torch.Tensor, weight: float) -> torch.Tensor:
-        """Scores under guidance, computed from two passes over a history (int64 [B, Q, T])."""
+        """Scores after a history (int64 [sequences, codebooks, frames]), with the guidance scale `weight`.
+
+        With 0, only the difference that the voice makes.
+        """
         ids = stage.pattern.inputs(history.transpose(1, 2).flatten(1), stage.config.bos_token_id)
         with_voice, without = both_logits(stage, conditioning, input_ids=ids)
         return (without if weight else 0) + (weight or 1.0) * (with_voice - without)
 
-    alone = history_free * guided(torch.full_like(codes, bos), 0.0) if history_free else 0.0
+    without_history = history_free * guided(torch.full_like(codes, bos), 0.0) if history_free else 0.0
     for slot in range(frames + books - 1):
-        scores = guided(codes, scale) + alone
+        scores = guided(codes, scale) + without_history
         for book in range(books):
             if 0 <= slot - book < frames:
                 codes[:, book, slot - book] = scores.unflatten(0, (-1, books))[:, book, slot].argmax(-1)
@@ -125,11 +148,12 @@ def test_generate_equals_a_guidance_loop_written_by_hand(
     assert len(codes.unique()) > 3
 
 
-def test_prefixes_samples_and_stopping_criteria_keep_rows_and_frames_whole() -> None:
+def test_prefixes_samples_and_stopping_criteria_do_not_mix_up_rows_or_frames() -> None:
     stage = delayed(initializer_range=0.1)
     books = stage.config.num_codebooks
     conditioning = conditioning_for(stage, batch=2)
     whole = stage.generate(conditioning_ids=conditioning, do_sample=False)
+    # BOS, and nine frames in nine slots and as many as the last codebook is delayed by
     assert whole.shape == (2 * books, 1 + 9 + books - 1)
     for known in (1, 4, 6):
         again = stage.generate(input_ids=whole[:, : 1 + known], conditioning_ids=conditioning, do_sample=False)
@@ -147,22 +171,25 @@ def test_prefixes_samples_and_stopping_criteria_keep_rows_and_frames_whole() -> 
     once = stage.generate(conditioning_ids=conditioning, do_sample=False)
     assert torch.equal(stage.codes_of(thrice), stage.codes_of(once).repeat_interleave(3, dim=0))
 
-    class After(StoppingCriteria):
+    class AfterSevenSlots(StoppingCriteria):
+        """Stops every sequence when it has BOS and seven slots."""
+
         def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+            """Whether to stop, bool [rows]."""
             return torch.full((len(input_ids),), input_ids.shape[1] > 7)
 
     stopped = stage.generate(
-        conditioning_ids=conditioning, do_sample=False, stopping_criteria=StoppingCriteriaList([After()])
+        conditioning_ids=conditioning, do_sample=False, stopping_criteria=StoppingCriteriaList([AfterSevenSlots()])
     )
     assert stopped.shape[1] == 8
     assert torch.equal(stage.codes_of(stopped), stage.codes_of(once)[:, :, : 7 - books + 1])
 
 
 @pytest.mark.parametrize(
-    ("field", "values"), [("codebook_pattern", ("flat", "delay")), ("conditioning_fusion", ("sum", "prepend"))]
+    ("field", "layouts"), [("codebook_pattern", ("flat", "delay")), ("conditioning_fusion", ("sum", "prepend"))]
 )
-def test_a_checkpoint_records_its_layout_and_loads_with_no_other(field: str, values: Any, tmp_path: Path) -> None:
-    for own, other in (values, values[::-1]):
+def test_a_checkpoint_records_its_layout_and_loads_with_no_other(field: str, layouts: Any, tmp_path: Path) -> None:
+    for own, other in (layouts, layouts[::-1]):
         options: dict[str, Any] = {field: own}
         stage = tiny_stage("coarse", **options)
         stage.save_pretrained(tmp_path / own)

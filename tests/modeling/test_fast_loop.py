@@ -25,7 +25,7 @@ from tiny_models import placed, tiny_stage
         ("semantic", "flat", "index", 400, 400),
         ("fine", "flat", "time", 100, 400),
         ("coarse", "flat", "index", 68, 400),
-        # 1,003 and 103 slots
+        # 1,003 and 103 slots; steps are tokens
         ("coarse", "delay", "time", 668, 4000),
         ("fine", "delay", "index", 100, 400),
         ("coarse", "delay", "sum", 668, 4000),
@@ -35,7 +35,7 @@ from tiny_models import placed, tiny_stage
 def test_scores_of_many_steps_equal_the_forward(name: str, pattern: str, scheme: str, frames: int, steps: int) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, **placed(scheme))
     conditioning = conditioning_for(stage, batch=2, frames=frames)
-    decoder = TokenDecoder(stage, 3.0, 0.9, 6)
+    decoder = TokenDecoder(stage, guidance_scale=3.0, temperature=0.9, top_k=6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps))
     # teacher-forced, from the stage's own forward
     conditional, unconditional = both_logits(stage, conditioning, labels=tokens)
@@ -51,18 +51,18 @@ def test_scores_from_a_large_cache_equal_the_forward(
     name: str, pattern: str, scheme: str, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hafm_hf.modeling.fast_loop.LARGE_CACHE", 1)
-    # it is right on every processor, and fast on AMD's
+    # large caches are used on AMD's processors, where they are fast; results are right on any
     monkeypatch.setattr("hafm_hf.modeling.fast_loop._is_amd", lambda: True)
     stage = tiny_stage(name, codebook_pattern=pattern, **placed(scheme))
     conditioning = conditioning_for(stage, batch=2, frames=48)
     mask = torch.arange(48) < torch.tensor((48, 36))[:, None]
     steps = stage.config.target_length(48)
-    decoder = TokenDecoder(stage, scale, 0.9, 6)
+    decoder = TokenDecoder(stage, scale, temperature=0.9, top_k=6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps), conditioning_mask=mask)
     assert decoder.large
     conditional, unconditional = both_logits(stage, conditioning, labels=tokens, conditioning_mask=mask)
     expected = unconditional + scale * (conditional - unconditional)
-    # the second row ends before the first; the forward does not know that
+    # the second sequence ends before the first, but the forward scores all its slots
     ended = stage.config.target_frames(36) * stage.pattern.slots_per_frame
     scores = torch.stack(decoder.scores, dim=1)
     codes = stage.pattern.codes_per_slot
@@ -81,7 +81,8 @@ def test_fast_and_reference_draw_the_same_tokens(name: str, pattern: str, scheme
     stage = tiny_stage(name, codebook_pattern=pattern, **placed(scheme))
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
-    arguments = (stage, (scale, 0.8, 7), conditioning, steps, uniforms_for(len(conditioning), steps))
+    settings = (scale, 0.8, 7)  # guidance scale, temperature, top-k
+    arguments = (stage, settings, conditioning, steps, uniforms_for(len(conditioning), steps))
     fast = decode("fast", *arguments)
     assert fast.tolist() == decode("reference", *arguments).tolist()
     assert len(fast.unique()) > 2
@@ -94,10 +95,12 @@ def test_rows_of_different_lengths_generate_the_same_as_alone(pattern: str, sche
     stage = tiny_stage("coarse", codebook_pattern=pattern, **placed(scheme))
     conditioning = conditioning_for(stage, batch=3, frames=12)
     lengths = (12, 6, 8)
+    # 12 frames at 50 Hz are 18 at 75 Hz, of four codebooks
     numbers = uniforms_for(3, 72)
     mask = torch.arange(12) < torch.tensor(lengths)[:, None]
-    mask = mask if padding == "behind" else mask.flip(1)
-    settings = (3.0, 0.9, 9)
+    if padding == "before":
+        mask = mask.flip(1)
+    settings = (3.0, 0.9, 9)  # guidance scale, temperature, top-k
     together = decode("fast", stage, settings, conditioning, 72, numbers, conditioning_mask=mask)
     reference = decode("reference", stage, settings, conditioning, 72, numbers, conditioning_mask=mask)
     for row, length in enumerate(lengths):
@@ -118,11 +121,12 @@ def test_a_prefix_is_continued_and_forced_tokens_are_kept(pattern: str) -> None:
     conditioning = conditioning_for(stage, batch=2)
     steps = stage.config.target_length(FRAMES)
     numbers = uniforms_for(2, steps)
-    settings = (3.0, 0.9, 0)
+    settings = (3.0, 0.9, 0)  # guidance scale, temperature, no top-k
     whole = decode("fast", stage, settings, conditioning, steps, numbers)
     for decoding in ("fast", "reference"):
         rest = decode(decoding, stage, settings, conditioning, steps - 8, numbers[:, 8:], whole[:, :8])
         assert torch.equal(rest, whole[:, 8:])
+    # −1: not forced
     forced = torch.full_like(whole, -1)
     forced[1, 3:9] = (whole[1, 3:9] + 1) % 16
     for decoding in ("fast", "reference"):
@@ -174,10 +178,12 @@ def test_compiled_steps_give_equal_tokens_in_every_window(name: str, pattern: st
 
 
 def broken(graphed: CudaGraphed, ids: torch.Tensor, slot: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """A graph that computes its step without the bias, so that scores differ."""
     return graphed.function(ids, slot, 0 * bias)
 
 
 def failing(graphed: CudaGraphed, *arguments: torch.Tensor) -> torch.Tensor:
+    """A graph that cannot be captured."""
     raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
 
@@ -202,14 +208,17 @@ def test_graphs_that_fail_or_differ_fall_back_to_the_plain_loop_with_a_warning(
 
 
 def adapted(stage: Any) -> Any:
+    """The stage with LoRA on some matrices of its layers."""
     return get_peft_model(stage, LoraConfig(r=2, lora_alpha=8, target_modules=["qkv_proj", "o_proj", "up_proj"]))
 
 
 def quantised(stage: Any) -> None:
+    """Quantises the linear layers of a stage to 8 bits."""
     stage.model = torch.ao.quantization.quantize_dynamic(stage.model, {nn.Linear}, dtype=torch.qint8)
 
 
 def reparametrised(stage: Any) -> None:
+    """Gives a layer of a stage weight normalisation, which computes its matrix from two others."""
     nn.utils.parametrizations.weight_norm(stage.model.layers[0].feed_forward.down_proj)
 
 
@@ -259,12 +268,12 @@ def test_merged_adapters_and_recorded_outputs_are_accepted() -> None:
     for name, value in adapted_stage.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(value)
-    own = (None, None, None)
-    expected = decode("reference", stage, own, conditioning, count, numbers)
+    stage_settings = (None, None, None)
+    expected = decode("reference", stage, stage_settings, conditioning, count, numbers)
     merged = adapted_stage.merge_and_unload()
     # transformers records outputs with hooks that stay
     merged(conditioning_ids=conditioning, labels=expected, output_hidden_states=True)
-    assert torch.equal(decode("fast", merged, own, conditioning, count, numbers), expected)
+    assert torch.equal(decode("fast", merged, stage_settings, conditioning, count, numbers), expected)
 
 
 @pytest.mark.processor
@@ -277,5 +286,6 @@ def test_bfloat16_scores_stay_close_to_float32(pattern: str) -> None:
     tokens = exact.generate(conditioning, steps, None)
     decoder = TokenDecoder(tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).bfloat16(), 3.0)
     decoder.generate(conditioning, steps, None, forced=tokens)
-    apart = torch.stack(decoder.scores).float() - torch.stack(exact.scores)
-    assert 0 < float(apart.std() / torch.stack(exact.scores).std()) < 0.1
+    expected = torch.stack(exact.scores)
+    error = torch.stack(decoder.scores).float() - expected
+    assert 0 < float(error.std() / expected.std()) < 0.1

@@ -11,7 +11,7 @@ from hafm_hf.modeling.sampling import RandomNumbers, draw
 from modeling.test_modeling import BATCH, FRAMES, both_logits, conditioning_for
 from tiny_models import STAGES, tiny_stage
 
-STEPS = 5
+STEPS = 5  # tokens
 
 
 def guided_loop(
@@ -19,8 +19,15 @@ def guided_loop(
 ) -> torch.Tensor:
     """The paper's decoding without cache, processors or GenerationMixin: two forward passes per step.
 
+    Args:
+        stage: with the flat pattern.
+        conditioning (int64 [sequences, streams, frames]): of the stage.
+        steps: tokens to generate.
+        scale: guidance scale.
+        temperature, top_k: of the sampling, from torch's generator.
+
     Returns:
-        int64 [B, 1 + steps], BOS included.
+        int64 [sequences, 1 + steps], BOS included.
     """
     tokens = torch.full((len(conditioning), 1), stage.config.bos_token_id)
     for _ in range(steps):
@@ -56,13 +63,13 @@ def test_generation_config_has_the_papers_defaults() -> None:
 def test_guidance_scale_1_equals_no_guidance() -> None:
     stage = tiny_stage("coarse")
     conditioning = conditioning_for(stage)
-    calls = []
+    batch_sizes = []
     stage.model.register_forward_pre_hook(
-        lambda module, args, kwargs: calls.append(len(kwargs["input_ids"])), with_kwargs=True
+        lambda module, args, kwargs: batch_sizes.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     torch.manual_seed(0)
     plain = stage.generate(conditioning_ids=conditioning, guidance_scale=1.0, top_k=4)
-    assert set(calls) == {BATCH}
+    assert set(batch_sizes) == {BATCH}, "without guidance there is no second pass"
     torch.manual_seed(0)
     expected = guided_loop(stage, conditioning, plain.shape[1] - 1, scale=1.0, temperature=0.9, top_k=4)
     assert torch.equal(plain, expected)
@@ -107,6 +114,7 @@ def test_inputs_embeds_and_mismatched_rows_are_refused() -> None:
 
 
 def greedy(stage: Any, scale: float = 1.0, **options: Any) -> Any:
+    """Tokens of greedy search with a guidance scale: int64 [BATCH, 1 + STEPS], BOS included."""
     defaults = {"do_sample": False, "max_new_tokens": STEPS, "guidance_scale": scale}
     return stage.generate(conditioning_ids=conditioning_for(stage), **{**defaults, **options})
 
@@ -128,7 +136,7 @@ def test_every_cache_gives_the_same_tokens(name: str, scale: float) -> None:
         assert torch.equal(greedy(stage, scale, **options), expected), options
 
 
-def test_a_position_has_the_same_number_wherever_reading_starts() -> None:
+def test_a_position_has_the_same_random_number_wherever_reading_starts() -> None:
     stream = RandomNumbers(seed=7, stage=2, variation=3)
     whole = stream.uniforms(0, 101)
     for start, count in ((0, 1), (3, 5), (4, 4), (17, 60), (100, 1)):
@@ -149,12 +157,15 @@ def test_draws_follow_temperature_and_top_k() -> None:
     scores = torch.tensor([[2.0, -1.0, 0.5, 1.0, -3.0]])
     temperature, top_k, count = 0.7, 3, 20_000
     drawn = draw(scores.expand(count, -1), RandomNumbers(1).uniforms(0, count), temperature, top_k)
-    expected = (scores[0] / temperature).masked_fill(torch.tensor([0, 1, 0, 0, 1]).bool(), -float("inf")).softmax(-1)
+    outside_top_3 = torch.tensor([False, True, False, False, True])
+    expected = (scores[0] / temperature).masked_fill(outside_top_3, -float("inf")).softmax(-1)
     frequencies = torch.bincount(drawn, minlength=5) / count
     torch.testing.assert_close(frequencies, expected, atol=0.01, rtol=0)
 
 
 def test_a_code_without_probability_is_never_drawn() -> None:
     scores = torch.tensor([[-float("inf"), 3.0, -float("inf"), 1.0, -float("inf")]]).expand(4, -1)
-    assert draw(scores, torch.tensor([2.0**-24, 0.5, 1 - 2.0**-24, 1.0])).tolist() == [1, 1, 3, 3]
-    assert draw(scores, None).tolist() == [1] * 4
+    # from the smallest random number to the largest
+    uniforms = torch.tensor([2.0**-24, 0.5, 1 - 2.0**-24, 1.0])
+    assert draw(scores, uniforms).tolist() == [1, 1, 3, 3]
+    assert draw(scores, None).tolist() == [1] * 4, "the likeliest"

@@ -11,6 +11,7 @@ from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_logits, con
 from tiny_models import STAGES, placed, tiny_stage
 
 UNIT = 0.04
+# of the history-free guidance
 WEIGHT = 2.5
 
 
@@ -22,15 +23,26 @@ def listening_stage(name: str, **options: Any) -> Any:
 
 
 def guided_by_hand(stage: Any, conditioning: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
-    """Greedy tokens int64 [B, steps] from full forward passes: scale λ with the history, weight w without it."""
+    """Greedy tokens from full forward passes: guidance by `scale` with the history, and by WEIGHT without it.
+
+    Args:
+        stage: with the flat pattern.
+        conditioning (int64 [sequences, streams, frames]): of the stage.
+        steps: tokens to generate.
+        scale: guidance scale.
+
+    Returns:
+        int64 [sequences, steps].
+    """
     batch = len(conditioning)
     bos = stage.config.bos_token_id
     size = stage.config.codebook_size
     ids = torch.full((batch, 1), bos)
     for _ in range(steps):
-        histories = (ids, torch.full_like(ids, bos))
-        seen, unseen = (both_logits(stage, conditioning, input_ids=each)[..., -1, :] for each in histories)
-        scores = seen[1] + scale * (seen[0] - seen[1]) + WEIGHT * (unseen[0] - unseen[1])
+        no_history = torch.full_like(ids, bos)
+        voice, no_voice = both_logits(stage, conditioning, input_ids=ids)[..., -1, :]
+        voice_alone, neither = both_logits(stage, conditioning, input_ids=no_history)[..., -1, :]
+        scores = no_voice + scale * (voice - no_voice) + WEIGHT * (voice_alone - neither)
         ids = torch.cat([ids, scores[:, :size].argmax(-1)[:, None]], dim=1)
     return ids[:, 1:]
 
@@ -63,16 +75,18 @@ def test_both_loops_and_compiled_steps_sample_the_same_tokens(name: str, pattern
     steps = stage.config.target_length(24)
     mask = torch.arange(24) < torch.tensor((24, 12, 20))[:, None]
     numbers = uniforms_for(3, steps)
+    # a prefix of four tokens
     known = torch.ones(3, 4, dtype=torch.long)
-    arguments = (stage, (2.0, 0.8, 7), conditioning, steps - 4, numbers[:, 4:], known)
+    settings = (2.0, 0.8, 7)  # guidance scale, temperature, top-k
+    arguments = (stage, settings, conditioning, steps - 4, numbers[:, 4:], known)
     fast, reference = (decode(how, *arguments, conditioning_mask=mask) for how in ("fast", "reference"))
     assert fast.tolist() == reference.tolist()
     assert len(fast.unique()) > 2
-    compiled = TokenDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT, compile=True)
+    compiled = TokenDecoder(stage, *settings, history_free_guidance=WEIGHT, compile=True)
     assert torch.equal(compiled.generate(conditioning, steps - 4, numbers[:, 4:], known, None, mask), fast)
     # a second window reuses the compiled steps, but not the scores
     other = conditioning_for(stage, batch=3, frames=24, seed=9)
-    again = TokenDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT)
+    again = TokenDecoder(stage, *settings, history_free_guidance=WEIGHT)
     assert torch.equal(
         compiled.generate(other, steps - 4, numbers[:, 4:], known, None, mask),
         again.generate(other, steps - 4, numbers[:, 4:], known, None, mask),

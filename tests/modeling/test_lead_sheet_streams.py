@@ -16,10 +16,12 @@ STREAMS = {name: ROW_SIZES[name] for name in ("chord", "beat")}
 
 
 def with_streams(name: str, **changes: Any) -> Any:
+    """A tiny stage that reads the streams STREAMS."""
     return tiny_stage(name, position_scheme="time", lead_sheet_streams=STREAMS, **changes)
 
 
 def conditioning_with(stage: Any, streams: torch.Tensor) -> torch.Tensor:
+    """Random tokens with lead sheet streams (int64 [streams, frames]): int64 [BATCH, all streams, frames]."""
     tokens = conditioning_for(stage)[:, : stage.config.num_token_streams]
     return torch.cat([tokens, streams.expand(BATCH, -1, -1)], dim=1)
 
@@ -33,13 +35,15 @@ def test_streams_add_only_their_own_embedding(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stream_acts_at_its_own_frame_and_not_on_null_rows(name: str) -> None:
+def test_a_stream_acts_at_its_own_frame_and_not_under_null_conditioning(name: str) -> None:
     stage = with_streams(name)
     silent = conditioning_with(stage, torch.zeros(2, FRAMES, dtype=torch.long))
     with_chord = silent.clone()
+    # the first of the two lead sheet streams, in frame 3
     with_chord[:, -2, 3] = 5
     embedded = [stage.model.embed_conditioning(ids, None) for ids in (silent, with_chord)]
     changed = (embedded[0] != embedded[1]).any(dim=-1).any(dim=0).nonzero().flatten().tolist()
+    # streams are added to the last source
     assert changed == [(stage.config.num_conditioning_sources - 1) * FRAMES + 3]
     null = torch.ones(BATCH, dtype=torch.bool)
     assert torch.equal(*(stage.model.embed_conditioning(ids, null) for ids in (silent, with_chord)))

@@ -10,11 +10,18 @@ from hafm_hf.modeling.fast_loop import FEW_ROWS, HALF_ROWS, _packs, packed_linea
 
 pytestmark = pytest.mark.processor
 
+# output and input sizes
 SHAPES = [(48, 36), (512, 512), (1024, 512)]
 
 
 def relative_error(rows: int, weight: torch.Tensor, bias: torch.Tensor | None = None) -> float:
-    """Relative error of a product against the same matrix in double precision."""
+    """Relative error of the product of `rows` random rows with a matrix, against that in double precision.
+
+    Args:
+        rows: for which the matrix is packed.
+        weight ([outputs, inputs]): the matrix.
+        bias ([outputs], *optional*): added to the product.
+    """
     x = torch.randn(rows, weight.shape[1], generator=torch.Generator().manual_seed(rows))
     expected = x.double() @ weight.double().t()
     if bias is not None:

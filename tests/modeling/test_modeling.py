@@ -22,7 +22,8 @@ BACKENDS = ("sdpa", "eager")
 
 
 def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> torch.Tensor:
-    """Random conditioning of a stage: int64 [B, K, T_c]."""
+    """Random conditioning of a stage: int64 [batch, conditioning streams, frames]."""
+    # stages at 50 Hz read semantic tokens, the others acoustic codes
     vocabulary = CLUSTERS if stage.config.conditioning_frame_rate == 50 else CODES
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocabulary, (batch, stage.config.num_conditioning_streams, frames), generator=generator)
@@ -30,20 +31,25 @@ def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed:
 
 @torch.no_grad()
 def both_logits(stage: Any, conditioning: torch.Tensor, **tokens: torch.Tensor) -> torch.Tensor:
-    """Scores with the conditioning and without it: float [2, B·C, L, V]."""
+    """Scores with the conditioning (first) and without it: float [2, rows, slots, vocabulary].
+
+    There is a row for each sequence, or under the delay pattern for each of its codebooks. `tokens` are further
+    arguments of the stage's forward.
+    """
     null = torch.ones(len(conditioning), dtype=torch.bool)
     passes = [stage(conditioning_ids=conditioning, null_conditioning=rows, **tokens) for rows in (~null, null)]
     return torch.stack([output.logits for output in passes])
 
 
 def targets_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 2) -> torch.Tensor:
-    """Random target tokens for `frames` frames of conditioning: int64 [B, T · Q]."""
+    """Random targets for `frames` frames of conditioning: int64 [batch, frames of the stage · codebooks]."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, stage.config.target_length(frames))
     return torch.randint(min(stage.config.codebook_sizes), shape, generator=generator)
 
 
 def shifted(stage: Any, targets: torch.Tensor) -> torch.Tensor:
+    """The input_ids that predict these targets: BOS, and the targets without the last: int64 [rows, slots]."""
     return stage.pattern.inputs(targets, stage.config.bos_token_id)
 
 
@@ -54,10 +60,14 @@ def test_paper_size_stages_have_the_papers_parameter_counts(name: str, parameter
         stage = model_class(config_class())
     config = stage.config
     width, layers = 512, 12
+    # attention, the three matrices of the feed-forward, two norms, and the norms of queries and keys
     layer = 4 * width**2 + 3 * 1365 * width + 2 * width + 2 * 64
+    # embeddings have a code more, BOS, and target codebooks also have a head
     vocabularies = sum(size + 1 for source in config.conditioning_codebook_sizes for size in source)
     vocabularies += sum(2 * size + 1 for size in config.codebook_sizes)
+    # an embedding for each codebook, each source, and the target
     rest = config.num_codebooks + config.num_conditioning_sources + 1
+    # the last norm, and the relative positions: 32 buckets of 8 heads
     expected = layers * layer + width + 32 * 8 + width * (vocabularies + rest)
     assert stage.num_parameters() == expected
     assert stage.num_parameters() == pytest.approx(parameters, rel=2e-3)
@@ -73,6 +83,7 @@ def test_target_never_sees_its_future(name: str, scheme: str) -> None:
     logits = stage(input_ids=shifted(stage, targets), conditioning_ids=conditioning_for(stage)).logits
     middle = logits.shape[1] // 2
     (gradient,) = torch.autograd.grad(logits[:, middle].sum(), embedded)
+    # of each slot on the scores of the middle one
     reach = gradient.abs().amax(dim=(0, 2))
     assert (reach[: middle + 1] > 0).all()
     assert (reach[middle + 1 :] == 0).all()
@@ -112,6 +123,7 @@ def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme
             torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=0)
 
 
+# where the four frames of conditioning are between the padding
 @pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6), slice(1, 5)])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
@@ -161,13 +173,14 @@ def test_loss_is_the_mean_of_the_codebooks_cross_entropies(pattern: str) -> None
     )
     stage = HAFMCoarseForCausalLM(config).eval()
     labels = torch.randint(7, (2, 12))
+    # the first sequence has two frames, the second four
     labels[0, 6:] = -100
     output = stage(labels=labels, conditioning_ids=torch.randint(5, (2, 2, 4)))
     logits = stage.pattern.tokens(output.logits)
     losses = []
     for codebook in range(3):
-        there = [(b, t) for b in range(2) for t in range(codebook, 12, 3) if labels[b, t] >= 0]
-        losses.append(torch.stack([-logits[at].log_softmax(-1)[labels[at]] for at in there]).mean())
+        labelled = [(row, slot) for row in range(2) for slot in range(codebook, 12, 3) if labels[row, slot] >= 0]
+        losses.append(torch.stack([-logits[at].log_softmax(-1)[labels[at]] for at in labelled]).mean())
     assert output.loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
 
 
@@ -202,14 +215,14 @@ def test_loss_without_any_label_is_zero_and_has_no_gradient() -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_null_conditioning_hides_the_voice(name: str) -> None:
     stage = tiny_stage(name)
-    rows = torch.tensor([True, False, True, False, True])
+    is_null = torch.tensor([True, False, True, False, True])
     targets = targets_for(stage)
     first, second = (
-        stage(labels=targets, conditioning_ids=conditioning_for(stage, seed=s), null_conditioning=rows).logits
+        stage(labels=targets, conditioning_ids=conditioning_for(stage, seed=s), null_conditioning=is_null).logits
         for s in (1, 7)
     )
-    assert torch.equal(first[rows], second[rows])
-    assert not torch.isclose(first[~rows], second[~rows]).all(-1).any(-1).any()
+    assert torch.equal(first[is_null], second[is_null])
+    assert not torch.isclose(first[~is_null], second[~is_null]).all(-1).any(-1).any()
 
 
 def test_conditioning_dropout_acts_at_its_rate_and_only_in_training() -> None:
@@ -293,7 +306,7 @@ def test_missing_inputs_and_wrong_shapes_are_refused_by_name(changes: dict[str, 
         stage(**{"labels": targets_for(stage), "conditioning_ids": conditioning_for(stage), **changes})
 
 
-def test_the_bos_id_follows_the_codes(tmp_path: Path) -> None:
+def test_the_bos_id_must_be_the_number_of_codes(tmp_path: Path) -> None:
     config_class, model_class = STAGES["semantic"]
     tiny_stage("semantic").save_pretrained(tmp_path)
     with pytest.raises(StrictDataclassError, match="(?s)bos_token_id is 13; .* must be 20"):

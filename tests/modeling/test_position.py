@@ -13,6 +13,7 @@ from tiny_models import SIZES, VOCABULARIES, tiny_stage
 
 
 def coarse_config(**options: Any) -> HAFMCoarseConfig:
+    """The configuration of a tiny coarse stage: two sources at 50 Hz, four target codebooks at 75 Hz."""
     return HAFMCoarseConfig(**{**SIZES, **VOCABULARIES["coarse"], **options})
 
 
@@ -42,8 +43,8 @@ def test_target_slots_are_aligned_with_the_conditioning_frame_of_their_time() ->
     layout = slot_layout(coarse_config(), conditioning_frames=50, target_slots=300)
     for slot in (0, 3, 4, 7, 8, 150, 299):
         # four slots a frame, at 75 Hz; the two sources before them have 50 frames each, at 50 Hz
-        instant = (slot // 4) / 75
-        assert layout.frame[0, 100 + slot].item() == int(instant * 50 + 1e-9)
+        seconds = (slot // 4) / 75
+        assert layout.frame[0, 100 + slot].item() == int(seconds * 50 + 1e-9)
     assert layout.source.tolist() == [0] * 50 + [1] * 50 + [2] * 300
 
 
@@ -52,8 +53,10 @@ def test_time_scheme_gives_simultaneous_tokens_one_bias_at_any_length(frames: in
     config = coarse_config(position_scheme="time")
     bias = RelativeAttentionBias(config)
     layout = slot_layout(config, frames, frames * 6)
+    # [query slot, key slot]
     buckets = bias.buckets(layout, layout)[0]
     for source in (0, 1):
+        # behind the 32 buckets of targets, 64 of each source, the first of which is for distance 0
         together = 32 + 64 * source
         for slot in range(0, frames * 6, 7):
             frame = (slot // 4) * 50 // 75
@@ -65,6 +68,7 @@ def test_time_scheme_gives_simultaneous_tokens_one_bias_at_any_length(frames: in
 
 def test_time_scheme_is_initialised_with_heads_that_prefer_the_same_time() -> None:
     locality = RelativeAttentionBias(coarse_config(position_scheme="time", num_attention_heads=3)).locality()
+    # [buckets, heads]; the 64 of a source are those of its past and those of its future
     target, voice, band = locality.split([32, 64, 64])
     assert torch.equal(voice, band)
     for table in (target, voice[:32], voice[32:]):
@@ -89,6 +93,7 @@ def test_compiled_bias_is_right_for_targets_that_are_no_multiple_of_conditioning
     torch.nn.init.normal_(bias.weight)
 
     def whole() -> torch.Tensor:
+        """The bias of all pairs of slots: 2 · 400 of conditioning, and 603 of targets."""
         layout = slot_layout(config, 400, 603)
         return bias(layout, layout, visible(config, layout, layout))
 

@@ -14,13 +14,17 @@ from tiny_models import tiny_stage
 
 
 def exchanged(stage: Any) -> Any:
-    """The stage with the tables of both sources exchanged: the same as one that is given them in the other order."""
+    """A copy with the paper's order and the tables of both sources exchanged.
+
+    Given the sources in the other order, it computes what `stage` does.
+    """
     other = copy.deepcopy(stage)
     other.config.source_order = []
     with torch.no_grad():
         tables = other.model.conditioning_embedding.weight
         tables.copy_(tables.flip(0))
         segments = other.model.segment_embedding.weight
+        # two sources and the target
         segments.copy_(segments[[1, 0, 2]])
         bias = other.model.relative_attention_bias
         if other.config.position_scheme == "time":
@@ -39,7 +43,7 @@ def test_sources_stand_in_the_stated_order(scheme: str) -> None:
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
-def test_the_papers_order_is_another_function() -> None:
+def test_the_order_of_sources_changes_the_output() -> None:
     stage = tiny_stage("coarse")
     conditioning = conditioning_for(stage)
     labels = targets_for(stage)

@@ -16,6 +16,7 @@ from vocals import CODEC_RATE
 
 @pytest.fixture(autouse=True)
 def _no_environment_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removes the number of threads that the environment sets."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 

@@ -19,10 +19,10 @@ from tiny_models import tiny_stage
 @pytest.mark.parametrize("frames", [1, 9, 10, 11, 25, 40])
 def test_song_windows_cover_every_frame_once(frames: int) -> None:
     cut = song_windows(frames, window=10, overlap=3)
-    covered = [frame for w in cut for frame in range(w.start + w.overlap_frames, w.stop)]
+    covered = [frame for window in cut for frame in range(window.start + window.overlap_frames, window.stop)]
     assert covered == list(range(frames))
-    assert all(w.stop - w.start == min(10, frames) for w in cut)
-    assert all(w.overlap_frames >= 3 for w in cut[1:])
+    assert all(window.stop - window.start == min(10, frames) for window in cut)
+    assert all(window.overlap_frames >= 3 for window in cut[1:])
 
 
 def test_one_window_fits_exactly_and_too_long_an_overlap_is_refused() -> None:
@@ -32,6 +32,7 @@ def test_one_window_fits_exactly_and_too_long_an_overlap_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    # frames of a window, and of its overlap of 0.08 s
     ("name", "seconds", "frames"),
     [("semantic", 0.25, (12, 4)), ("coarse", 0.25, (18, 6)), ("fine", 0.25, (19, 6)), ("coarse", 0.01, (3, 0))],
 )
@@ -49,10 +50,12 @@ def windowed(name: str, pattern: str = "flat", **settings: Any) -> Any:
 
 
 def songs_of(*frames: int) -> list[SongCodes]:
+    """Songs of so many frames, with nothing generated yet."""
     return [SongCodes(length, RandomNumbers(3, variation=number)) for number, length in enumerate(frames)]
 
 
 def run_of(stage: Any, songs: list[SongCodes], decoding: str = "fast", **options: Any) -> StageRun:
+    """The generation of songs by a stage, with the stage's own settings."""
     return StageRun(stage, songs, stage.decoding_config(), decoding, **options)
 
 
@@ -122,36 +125,38 @@ def test_independent_windows_are_joined_where_the_sound_changes_least(monkeypatc
     conditioning = list(conditioning_for(stage, batch=2, frames=45))
 
     def sound(codes: torch.Tensor) -> torch.Tensor:
+        """The sum of the vectors of each frame's codes (int64 [frames, codebooks]): float [frames, 8]."""
         return vectors[codes].sum(1)
 
     run = run_of(stage, songs_of(45, 45), code_vectors=sound)
     decoded: list[torch.Tensor] = []
 
     def recorded(*args: Any) -> Iterator[torch.Tensor]:
+        """Decodes, and keeps what is decoded in `decoded`."""
         decoded.extend(StageRun._decode(run, *args))
         return iter(decoded)
 
     monkeypatch.setattr(run, "_decode", recorded)
     codes = run.run(conditioning)
     # windows of 18 frames with an overlap of 12, whose last 6 may be replaced; 3 are compared on either side of a join
-    starts, changed = (0, 6, 12, 18, 24, 27), 0
+    starts = (0, 6, 12, 18, 24, 27)
+    early_borders = 0
     for row in range(2):
         (batch,) = run.batches
         windows = [new for job, new in zip(batch, torch.stack(decoded, dim=1), strict=True) if job.song == row]
         song = windows[0]
-        borders = []
         for start, window in zip(starts[1:], windows[1:], strict=True):
             end = len(song)
             changes = {}
-            for at in range(end - 6, end + 1):
-                begins = sound(window[at - start : at - start + 3])
-                ends = sound(song[at - 3 : at])
-                changes[at] = float((begins.mean(0) - ends.mean(0)).norm())
-            borders.append(min(changes, key=changes.__getitem__))
-            changed += borders[-1] != end
-            song = torch.cat([song[: borders[-1]], window[borders[-1] - start :]])
+            for frame in range(end - 6, end + 1):
+                after = sound(window[frame - start : frame - start + 3])
+                before = sound(song[frame - 3 : frame])
+                changes[frame] = float((after.mean(0) - before.mean(0)).norm())
+            border = min(changes, key=changes.__getitem__)
+            early_borders += border != end
+            song = torch.cat([song[:border], window[border - start :]])
         assert torch.equal(codes[row], song.t())
-    assert changed > 0, "some windows take over before the previous one ends"
+    assert early_borders > 0, "some windows take over before the previous one ends"
 
 
 def test_frames_that_the_next_window_may_replace_are_not_final() -> None:
@@ -174,6 +179,7 @@ def test_given_spans_are_kept_and_fully_known_windows_are_skipped(pattern: str, 
     stage = windowed("coarse", pattern)
     conditioning = conditioning_for(stage, batch=1, frames=30)
     first = run_of(stage, songs_of(45)).run(list(conditioning))[0]
+    # −1: to be generated
     given = first.clone()
     given[:, 21:30] = -1
     run = run_of(stage, [SongCodes(45, RandomNumbers(9), given)])
@@ -213,7 +219,7 @@ def test_settings_that_only_the_reference_supports_are_refused_by_the_fast_loop(
     with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
         run_of(stage, songs_of(9))
     conditioning = list(conditioning_for(stage, batch=1, frames=9))
-    # settings that would change the form of the result are overridden per window
+    # the reference loop works, and overrides settings that would change the form of its result
     stage.generation_config.update(return_dict_in_generate=True, num_return_sequences=2, max_time=1e-9)
     (codes,) = run_of(stage, songs_of(9), "reference").run(conditioning)
     assert codes.shape == (4, 9)
@@ -224,12 +230,13 @@ def test_settings_at_their_defaults_are_accepted() -> None:
     stage.generation_config.update(
         top_p=1.0, min_p=None, typical_p=1.0, epsilon_cutoff=0.0, repetition_penalty=1.0, suppress_tokens=None
     )
+    # 9 frames of 4 codebooks
     assert run_of(stage, songs_of(9)).steps == 36
     stage.generation_config = GenerationConfig(do_sample=True)
     assert run_of(stage, songs_of(9)).steps == 36
 
 
-def test_a_setting_that_nobody_has_heard_of_is_refused() -> None:
+def test_an_unknown_setting_is_refused() -> None:
     stage = tiny_stage("fine")
     stage.generation_config.swing = 0.6
     with pytest.raises(ValueError, match="generation config sets swing to 0.6"):
@@ -269,6 +276,6 @@ def test_the_fast_loop_is_the_default_only_on_cpu_and_cuda(device: str, offloade
     assert default_decoding([stage]) == loop
 
 
-def test_graphs_are_off_by_default() -> None:
+def test_compiling_is_off_by_default() -> None:
     stage = tiny_stage("fine")
     assert FastGenerator(stage, stage.decoding_config()).compile is False

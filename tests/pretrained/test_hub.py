@@ -17,6 +17,7 @@ from programs import run_program
 from tiny_models import tiny_band
 from vocals import CODEC_RATE, file_bytes, glide
 
+# pushes a composite, its stages and a pipeline to the repositories that the tests below read
 PUSH = """
 import sys
 from huggingface_hub import ModelCard
@@ -47,6 +48,7 @@ accompany.push_to_hub("singers/band", private=True)
 HAFMSemanticTokenizerModel.from_pretrained(folder, subfolder="semantic_tokenizer").push_to_hub("singers/tiny-tokens")
 """
 
+# loads models from the hub before hafm_hf is imported, and writes a song for vocal.wav to song.npy
 LOAD = """
 import numpy, sys, transformers
 assert "hafm_hf" not in sys.modules
@@ -92,6 +94,7 @@ def test_a_pushed_composite_equals_the_saved_folder(hub: StandIn, tiny_model: Pa
     pushed.pop("README.md")
     saved = {str(p.relative_to(saved_again)): p.read_bytes() for p in saved_again.rglob("*") if p.is_file()}
     sums = {name: pushed.pop(name).decode() for name in list(pushed) if name.endswith("SHA256SUMS")}
+    # of each part
     assert len(sums) == 5
     assert all(text.endswith("  model.safetensors\n") for text in sums.values())
     assert str(tiny_model) not in pushed["config.json"].decode()
@@ -166,7 +169,9 @@ def test_a_pushed_part_is_a_complete_model(hub: StandIn, tiny_model: Path) -> No
     assert all(b"is one part of a HAFM model" in each["README.md"] for each in (files, tokenizer))
 
 
-def test_without_our_import_a_model_from_the_hub_accompanies(hub: StandIn, tiny_model: Path, tmp_path: Path) -> None:
+def test_without_importing_hafm_hf_a_model_from_the_hub_accompanies(
+    hub: StandIn, tiny_model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(), subtype="FLOAT"))
     run_online(LOAD, hub, tmp_path)
     accompany = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")

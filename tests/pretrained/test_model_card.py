@@ -68,7 +68,7 @@ def test_a_card_pushed_to_another_repository_names_that_one(make: Callable[[], A
     assert renamed(model_card(model, "org/tiny"), "me/tiny").text == model_card(model, "me/tiny").text
 
 
-def test_a_card_without_facts_says_so_and_invents_nothing() -> None:
+def test_a_card_without_facts_says_that_they_are_missing_and_states_none() -> None:
     read = ModelCard(str(model_card(tiny_composite(), "org/tiny")))
     assert not {"license", "datasets", "base_model", "model-index"} & set(read.data.to_dict())
     for said in ("No scores", "licence of the weights has not been stated", "training data has not been stated"):

@@ -40,6 +40,7 @@ def test_an_unknown_model_is_refused_in_one_sentence(kind: type) -> None:
 
 
 def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with these words, and with `folder` as the cache of the hub."""
     environment = {**os.environ, "HF_HOME": str(folder), **environment}
     return run_program([sys.executable, *words], environment, timeout=120, fresh=True)
 
@@ -72,7 +73,7 @@ def test_without_a_network_earlier_downloads_load(tmp_path: Path) -> None:
 
 
 def without(model: Any, folder: Path, names: list[str]) -> Any:
-    """The model, reloaded from a checkpoint without the weights `names`."""
+    """The model, reloaded from a checkpoint (written to `folder`) that lacks the weights `names`."""
     model.save_pretrained(folder)
     file = folder / "model.safetensors"
     weights = {name: value for name, value in load_file(file).items() if name not in names}
@@ -90,5 +91,5 @@ def test_buffers_missing_from_a_checkpoint_get_neutral_values(tmp_path: Path) ->
     loaded = without(model, tmp_path, [*zeros, *ones])
     for name, expected in [*((name, 0.0) for name in zeros), *((name, 1.0) for name in ones)]:
         assert loaded.get_buffer(name).unique().tolist() == [expected], name
-    kept = dict(model.named_parameters())
-    assert all(torch.equal(value, kept[name]) for name, value in loaded.named_parameters())
+    parameters = dict(model.named_parameters())
+    assert all(torch.equal(value, parameters[name]) for name, value in loaded.named_parameters())

@@ -22,7 +22,7 @@ HOP = 24
 
 @torch.no_grad()
 def fill_codebooks(codec: EncodecModel) -> None:
-    """Spreads the codes over the encoder's output, so that different sounds get different codes."""
+    """Spreads the code vectors over the encoder's output, so that different sounds get different codes."""
     embeddings = codec.encoder(0.3 * torch.randn(1, 1, 2_400))
     mean = embeddings.mean((0, 2))
     spread = embeddings.std((0, 2))
@@ -74,6 +74,7 @@ def test_a_checkpoint_of_the_original_package_gives_the_same_codes_and_audio(ori
         assert torch.equal(codec.model.encoder(waveform), reference.encoder(waveform))
         codes = reference.encode(waveform)[0][0]
         ours = codec.encode(waveform, 8)
+        # 7,000 samples are 21.9 frames
         assert ours.shape == (2, 8, 22)
         assert torch.equal(ours, codes)
         assert len(codes.unique()) > 20
@@ -131,6 +132,7 @@ def other(request: pytest.FixtureRequest) -> Codec:
 
 def test_every_family_encodes_whole_frames_and_decodes_to_the_given_length(other: Codec) -> None:
     form = other.format
+    # a partial last frame
     samples = round(2.3 * form.sampling_rate)
     audio = 0.3 * torch.randn(2, form.channels, samples)
     codes = other.encode(audio)
@@ -167,7 +169,7 @@ def test_decoding_in_sections_equals_transformers_decoding_at_once(kind: str) ->
             expected = codec.model.decode(audio_codes=codes).audio_values[:, None]
         else:
             expected = codec.model.decode(codes[None], [None]).audio_values
-    # odd strides give transformers' DAC a few samples less
+    # with odd strides, transformers' DAC decodes a few samples less
     assert 0 <= codes.shape[-1] * codec.format.hop_length - expected.shape[-1] < 16
     torch.testing.assert_close(codec.decode(codes, expected.shape[-1]), expected, atol=1e-5, rtol=1e-4)
 
@@ -186,6 +188,7 @@ def test_dac_codes_equal_those_of_transformers(kind: str) -> None:
 
 
 def test_fractional_frame_rates_are_adjusted_or_refused() -> None:
+    # 44,100 Hz are no whole number of frames of 512 samples
     assert codec_format(CODECS["dac 44.1 kHz"]().config) == CodecFormat(44_032, 512, 8, CODES, 1)
     assert codec_format(CODECS["dac 44.1 kHz"]().config).frame_rate == 86
     with pytest.raises(ValueError, match="24000 Hz are not a whole number of frames of 1120 samples"):
@@ -203,5 +206,6 @@ def test_every_family_is_saved_and_loaded_by_its_own_class(other: Codec, tmp_pat
     assert type(loaded.model) is type(other.model)
     codes = torch.randint(other.format.codebook_size, (1, other.format.num_codebooks, 30))
     assert torch.equal(loaded.decode(codes), other.decode(codes))
+    # [frames, dimensions] of one sound
     vectors = other.code_vectors(codes[0].t())
     torch.testing.assert_close(vectors.t()[None], other.embed(codes).detach(), atol=1e-5, rtol=1e-5)

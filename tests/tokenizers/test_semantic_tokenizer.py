@@ -18,7 +18,12 @@ from hafm_hf.pretrained.loading import BUNDLED_MODEL
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
-RATE, HOP, WIDTH, CLUSTERS, LAYER, LAYERS = 16_000, 320, 24, 37, 2, 5
+# Hz, and samples from one frame to the next
+RATE, HOP = 16_000, 320
+WIDTH = 24
+CLUSTERS = 37
+# the layer whose output is clustered, of how many
+LAYER, LAYERS = 2, 5
 
 
 def tiny_hubert_config(stable: bool = True) -> HubertConfig:
@@ -49,12 +54,14 @@ def random_hubert(stable: bool = True, seed: int = 0) -> HubertModel:
 
 
 def waveform(seconds: float, seed: int = 1) -> torch.Tensor:
-    """Notes of changing pitch and level with a little noise, float [N]."""
+    """Four notes a second of random pitch and level with a little noise: float32 [N] at 16 kHz."""
     generator = torch.Generator().manual_seed(seed)
     time = torch.arange(round(seconds * RATE)) / RATE
-    steps = torch.rand(int(seconds * 4) + 1, generator=generator)
-    pitch = 110 * 2 ** (2 * steps[(time * 4).long()])
-    tone = torch.sin(2 * torch.pi * torch.cumsum(pitch / RATE, 0)) * steps[(time * 4).long()]
+    notes = torch.rand(int(seconds * 4) + 1, generator=generator)
+    # 0 to 1: the note at each sample
+    note = notes[(time * 4).long()]
+    pitch = 110 * 2 ** (2 * note)
+    tone = torch.sin(2 * torch.pi * torch.cumsum(pitch / RATE, 0)) * note
     return 0.3 * tone + 0.01 * torch.randn(len(time), generator=generator)
 
 
@@ -75,12 +82,13 @@ def tokenizer(folder: Path) -> HAFMSemanticTokenizerModel:
     return model
 
 
-def test_a_truncated_hubert_equals_that_layer_of_the_whole(folder: Path) -> None:
+def test_features_of_a_truncated_hubert_equal_that_layer_of_the_whole(folder: Path) -> None:
     whole = HubertModel.from_pretrained(folder).eval()
     samples = waveform(1.3)
     for layer in (1, LAYER, LAYERS):
         cut = tokenizer_from_hubert(folder, layer=layer, do_normalize=False)
         with torch.no_grad():
+            # 40 samples on each side give one frame for every 320 samples
             padded = torch.nn.functional.pad(samples, (40, 40))[None]
             expected = whole(padded, output_hidden_states=True).hidden_states[layer][0]
         torch.testing.assert_close(cut.extract_features(samples), expected, atol=1e-5, rtol=1e-5)
@@ -137,6 +145,7 @@ def test_chunks_of_a_network_without_attention_are_exact() -> None:
             layer.attention.out_proj.weight.zero_()
     samples = waveform(7.3) * 2 + 0.1
     whole = model.extract_features(samples, noise=True, seed=2)
+    # several chunks instead of one
     model.config.chunk_seconds, model.config.context_seconds = 1.5, 0.3
     torch.testing.assert_close(model.extract_features(samples, noise=True, seed=2), whole, atol=1e-4, rtol=1e-4)
 
@@ -160,12 +169,11 @@ def test_recognition_models_and_old_weight_norm_names_are_accepted(tmp_path: Pat
     recogniser = HubertForCTC(tiny_hubert_config()).eval()
     recogniser.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    renamed = {
-        key.replace("parametrizations.weight.original0", "weight_g").replace(
-            "parametrizations.weight.original1", "weight_v"
-        ): value
-        for key, value in state.items()
-    }
+    renamed = {}
+    for key, value in state.items():
+        old_key = key.replace("parametrizations.weight.original0", "weight_g")
+        old_key = old_key.replace("parametrizations.weight.original1", "weight_v")
+        renamed[old_key] = value
     assert renamed.keys() != state.keys()
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
     model = tokenizer_from_hubert(tmp_path, layer=LAYER)
@@ -219,8 +227,9 @@ def test_large_kernels_still_give_fifty_aligned_frames_per_second() -> None:
     padded = torch.nn.functional.pad(samples, model.padding)[None]
     with torch.no_grad():
         first = model.hubert.feature_extractor.conv_layers[0].conv(padded[:, None])
-    reach = (first - first[..., :1]).abs().sum(1)[0].nonzero().squeeze(1) / 2
-    assert abs(float(reach.float().mean()) - 25) <= 1
+    # outputs of the first convolution that the click changes, two a frame
+    changed = (first - first[..., :1]).abs().sum(1)[0].nonzero().squeeze(1)
+    assert abs(float((changed / 2).float().mean()) - 25) <= 1
 
 
 def test_vocals_and_instrumentals_can_have_separate_centroids(tokenizer: HAFMSemanticTokenizerModel) -> None:
@@ -229,6 +238,7 @@ def test_vocals_and_instrumentals_can_have_separate_centroids(tokenizer: HAFMSem
     config.separate_centroids = True
     apart = HAFMSemanticTokenizerModel(config).eval()
     apart.hubert.load_state_dict(shared.hubert.state_dict())
+    # those of instrumentals are in the reverse order
     apart.centroids.copy_(torch.stack([shared.centroids, shared.centroids.flip(0)]))
     waveform = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(3))
     last = config.num_clusters - 1

@@ -21,10 +21,10 @@ from programs import until
 from space.serving import PATIENCE_SECONDS, Space, served
 from vocals import file_bytes
 
-httpx = pytest.importorskip("httpx", reason="needs the extra `space`")
 pytest.importorskip("gradio", reason="needs the extra `space`")
 import takes
 
+httpx = pytest.importorskip("httpx", reason="needs the extra `space`")
 # long enough for a busy machine
 HTTP = httpx.Client(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_connections=None))
 

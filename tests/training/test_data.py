@@ -24,10 +24,12 @@ from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 
 
 def make_crops(folder: Path, stage: str, seconds: float = 1.6, seed: int = 3) -> TokenCrops:
+    """Training crops of `seconds` from a toy corpus."""
     corpus, info = load_token_corpus(folder, "train", cache_dir=folder / "cache")
     return TokenCrops(corpus, info, toy_config(stage), seconds, seed)
 
 
+# of 1.6 s: 80 frames at 50 Hz, 120 at 75 Hz, where coarse and fine have 3 and 2 codebooks
 @pytest.mark.parametrize(("stage", "streams", "tokens"), [("semantic", 1, 80), ("coarse", 2, 360), ("fine", 3, 240)])
 def test_a_crop_has_whole_frames_at_both_rates(corpus: Path, stage: str, streams: int, tokens: int) -> None:
     sample = make_crops(corpus, stage)[7]
@@ -38,18 +40,21 @@ def test_a_crop_has_whole_frames_at_both_rates(corpus: Path, stage: str, streams
 
 def test_the_streams_of_a_crop_start_at_the_same_time(corpus: Path) -> None:
     crops = make_crops(corpus, "coarse")
-    starts = set()
+    parities = set()
     for number in range(40):
         sample = crops[number]
         vocal, instrumental = sample["conditioning_ids"]
         sounding = vocal[torch.arange(120) * 50 // 75]
         codes = sample["labels"].view(120, 3)
+        # as `toy_excerpt` derives them from the vocal
         assert torch.equal(instrumental, (vocal * 3 + 1) % 40)
         assert torch.equal(codes, torch.stack([(sounding * (q + 1)) % 30 for q in range(3)], dim=1))
-        starts.add(crops.crop_at(number)[1] % 2)
-    assert starts == {0, 1}  # crops also start at odd multiples of 40 ms, where frames of both rates align
+        _, cell = crops.crop_at(number)
+        parities.add(cell % 2)
+    assert parities == {0, 1}  # crops also start at odd multiples of 40 ms, where frames of both rates align
     # the fine stage reads the coarse codes of its own frames
     fine = make_crops(corpus, "fine")
+    # its excerpt, and where it starts in it, in cells of 40 ms (three frames at 75 Hz)
     crop = fine.crop_at(5)
     row, cell = crop
     acoustic = read_stream(fine.corpus, row, "acoustic")[:, cell * 3 : cell * 3 + 120]
@@ -62,7 +67,8 @@ def test_the_fine_stages_target_begins_with_the_codebook_of_its_configuration(co
     rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
     assert toy_config("fine").first_codebook == 3, "after those that it reads"
     crops = TokenCrops(rows, info, toy_config("fine", first_codebook=2), 1.6)
-    row, cell = crop = crops.crop_at(5)
+    crop = crops.crop_at(5)
+    row, cell = crop
     acoustic = read_stream(rows, row, "acoustic")[:, cell * 3 : cell * 3 + 120]
     assert np.array_equal(crops.read(crop)["labels"].view(120, 2).T, acoustic[2:4])
     with pytest.raises(ValueError, match="needs codebook 6 of acoustic; the corpus has 5"):
@@ -78,6 +84,7 @@ def test_an_epoch_samples_excerpts_by_length_and_is_reproducible(corpus: Path) -
     assert rows_of_second_epoch != rows
     again = make_crops(corpus, "semantic")
     other = make_crops(corpus, "semantic", seed=4)
+    # reading in another order changes nothing
     _ = again[0]
     assert all(torch.equal(crops[n]["labels"], again[n]["labels"]) for n in (31, 2, 90))
     assert any(crops.crop_at(n) != other.crop_at(n) for n in range(5))
@@ -85,7 +92,7 @@ def test_an_epoch_samples_excerpts_by_length_and_is_reproducible(corpus: Path) -
 
 def test_any_division_of_the_global_batch_has_the_same_samples_per_step() -> None:
     def step_samples(accumulation: int, world_size: int) -> list[list[int]]:
-        """The samples of each step, over all processes and micro-batches."""
+        """The sorted samples of each of the steps 2 to 6, over all processes and micro-batches."""
         steps: list[list[int]] = [[] for _ in range(5)]
         for rank in range(world_size):
             sampler = GlobalBatchSampler(12, accumulation, rank, world_size, first_step=2, last_step=7)
@@ -94,10 +101,12 @@ def test_any_division_of_the_global_batch_has_the_same_samples_per_step() -> Non
         return [sorted(samples) for samples in steps]
 
     whole = step_samples(1, 1)
+    # of step 2, with 12 samples a step
     assert whole[0] == list(range(24, 36))
     assert step_samples(1, 3) == step_samples(2, 2) == step_samples(4, 1) == whole
     # also for unequal parts: sizes differ by one, and mean losses are weighted by size
     assert step_samples(1, 8) == step_samples(1, 5) == step_samples(3, 3) == whole
+    # process 2 of 5
     sampler = GlobalBatchSampler(12, 1, 2, 5, last_step=1)
     assert [len(samples) for samples in sampler] == [3]
     assert sampler.largest == 3
@@ -106,6 +115,7 @@ def test_any_division_of_the_global_batch_has_the_same_samples_per_step() -> Non
     assert GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 
 
+# a quarter of the history is swapped for that of another track, a stranger
 SWAPPED = CorruptionArguments(history_swap=0.25)
 
 
@@ -222,6 +232,7 @@ def sheets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sheet_crops(folder: Path, corruption: CorruptionArguments | None = None, stage: str = "coarse") -> TokenCrops:
+    """Crops of 1.6 s from a corpus with lead sheets, for a stage that reads the streams STREAMS."""
     corpus, info = load_token_corpus(folder, "train", cache_dir=folder / "cache")
     return TokenCrops(corpus, info, toy_config(stage, lead_sheet_streams=STREAMS), 1.6, 3, corruption)
 
@@ -267,24 +278,27 @@ def test_lead_sheets_are_corrupted_and_dropped_at_the_configured_rates(sheets_fo
     dropped = torch.stack(
         [~with_rows_dropped(streams, corruption, generator).any(dim=1) for generator in generators]
     ).double()  # [samples, streams]
+    # all at once at a rate of 0.1, and otherwise each at 0.2
     assert dropped.mean(dim=0).tolist() == pytest.approx([0.28, 0.28], abs=0.04)
     assert float(dropped.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**2, abs=0.03)
 
 
 def test_voices_are_swapped_only_with_a_lead_sheet_and_a_stage_that_reads_voices(sheets_folder: Path) -> None:
-    fine = [
-        sheet_crops(sheets_folder, CorruptionArguments(lead_sheet_other_voice=rate), "fine") for rate in (0.0, 1.0)
-    ]
-    assert all(torch.equal(*(crops[number]["conditioning_ids"] for crops in fine)) for number in range(9))
+    # the fine stage reads no voice
+    never = sheet_crops(sheets_folder, CorruptionArguments(lead_sheet_other_voice=0.0), "fine")
+    always = sheet_crops(sheets_folder, CorruptionArguments(lead_sheet_other_voice=1.0), "fine")
+    assert all(torch.equal(never[n]["conditioning_ids"], always[n]["conditioning_ids"]) for n in range(9))
     crops = sheet_crops(sheets_folder, CorruptionArguments(lead_sheet_other_voice=0.5))
     unchanged = sheet_crops(sheets_folder, CorruptionArguments())
+    # whether the crop has a lead sheet, and whether its voice is another
     swapped = []
     for number in range(60):
         ids_read = crops[number]["conditioning_ids"]
         ids = unchanged[number]["conditioning_ids"]
         assert torch.equal(ids_read[1:], ids[1:])
         assert torch.equal(crops[number]["labels"], unchanged[number]["labels"])
-        swapped.append((crops.crop_at(number)[0] > 0, not torch.equal(ids_read[0], ids[0])))
+        has_sheet = crops.crop_at(number)[0] > 0
+        swapped.append((has_sheet, not torch.equal(ids_read[0], ids[0])))
     assert np.mean([other for has_sheet, other in swapped if has_sheet]) == pytest.approx(0.5, abs=0.2)
     assert not any(other for has_sheet, other in swapped if not has_sheet)
 

@@ -22,6 +22,7 @@ def test_dropped_history_is_bos_in_whole_frames_and_labels_are_unchanged() -> No
     labels = torch.randint(config.codebook_size, (2, 1200))
     before = labels.clone()
     batch = {"labels": labels, "sample": torch.tensor([1, 2])}
+    # spans of six frames on average
     corruption = CorruptionArguments(history_span_seconds=6 / 75)
     dropped = inputs.history_inputs(batch, config, corruption, 0.5, seed=0)
     hidden = dropped != CodebookPattern(config.num_codebooks).inputs(labels, bos)
@@ -35,6 +36,7 @@ def test_dropped_history_is_bos_in_whole_frames_and_labels_are_unchanged() -> No
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
 def test_the_expected_dropped_share_is_p_and_rates_differ_between_samples(p: float) -> None:
+    # 1,000 samples of 1,000 frames, in spans of 7 frames on average
     rates = inputs.drawn_frames(torch.zeros(1000, 1000), 1, p, 7.0, range(1000)).float().mean(dim=1)
     # with one rate for all, samples of some 143 segments would deviate by 0.06 at most
     assert rates.mean() == pytest.approx(p, abs=0.02)
@@ -44,7 +46,8 @@ def test_the_expected_dropped_share_is_p_and_rates_differ_between_samples(p: flo
 def test_spans_have_the_requested_length_and_do_not_depend_on_the_batch() -> None:
     hidden = inputs.drawn_frames(torch.zeros(200, 4000), 1, 0.5, 20.0, range(200))
     changes = (hidden[:, 1:] != hidden[:, :-1]).float().mean().item()
-    # a border every 20 frames, a third of them between segments of different kinds: the mean of 2 r (1 − r)
+    # a border every 20 frames, a third of them between a dropped and a kept segment: the mean of 2 r (1 − r) over
+    # rates r from 0 to 1
     assert changes == pytest.approx(1 / 60, rel=0.1)
     labels = torch.zeros(3, 200)
     together = inputs.drawn_frames(labels, 2, 0.6, 5.0, [11, 12, 13])
@@ -74,6 +77,7 @@ def test_seeds_differ_by_run_sample_and_purpose_in_their_low_32_bits() -> None:
 def test_paired_losses_differ_only_by_conditioning() -> None:
     torch.manual_seed(0)
     model = HAFMCoarseForCausalLM(toy_config("coarse", initializer_range=0.3)).eval()
+    # four sequences with two streams of ten frames each
     conditioning, other = torch.randint(0, 40, (2, 4, 2, 10))
     labels = torch.randint(0, 30, (4, 45))
     losses = validation.paired_losses(model, conditioning, {"shuffled": other}, labels)
@@ -86,7 +90,7 @@ def test_paired_losses_differ_only_by_conditioning() -> None:
     assert losses["matched"].mean().item() == pytest.approx(loss.item(), abs=1e-5)
 
 
-def test_every_clip_is_paired_with_another_track_and_used_once() -> None:
+def test_every_clip_is_paired_with_a_clip_of_another_track_and_used_once() -> None:
     tracks = ["b", "a", "a", "c", "b", "c", "d"]
     partners = validation.other_tracks(tracks)
     assert partners is not None
@@ -98,6 +102,7 @@ def test_every_clip_is_paired_with_another_track_and_used_once() -> None:
 def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
     values = torch.tensor([1.0, 2.0, 4.0, 7.0])
     tracks = list("abcd")
+    # mean and standard error
     once = validation.clustered_mean(values, tracks)
     repeated = validation.clustered_mean(values.repeat(10), tracks * 10)
     assert once == pytest.approx((3.5, values.std().item() / 2))
@@ -107,12 +112,13 @@ def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
 def test_losses_are_in_nats_by_token(pattern: str) -> None:
     stage = HAFMCoarseForCausalLM(toy_config("coarse", codebook_pattern=pattern))
-    token_logits = torch.zeros(2, 6, 30)  # [B, T · Q, V]
+    token_logits = torch.zeros(2, 6, 30)  # two sequences, two frames of three codebooks, 30 codes
     token_logits[1, 0::3, 5] = 50.0  # the first of three codebooks
     logits = torch.stack([stage.pattern.arrange(token_logits[..., code], 0.0) for code in range(30)], dim=-1)
     labels = torch.full((2, 6), 5)
     labels[0, 4] = -100  # frame 1, codebook 1
     losses = stage.token_losses(logits, labels)
+    # [sequence, frame, codebook]
     expected = torch.full((2, 2, 3), math.log(30))
     expected[1, :, 0] = 0.0
     expected[0, 1, 1] = 0.0

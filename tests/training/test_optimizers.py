@@ -17,7 +17,7 @@ MUON = {"optimizer": "muon", "max_steps": 12, "save_steps": 6, "validation_steps
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_every_trainable_weight_has_one_optimizer_and_muon_the_layers_matrices(optimizer: str) -> None:
+def test_every_trainable_weight_has_one_optimizer_and_muon_has_the_matrices_of_layers(optimizer: str) -> None:
     stage = tiny_stage("coarse")
     stage.model.norm.weight.requires_grad_(False)
     adamw, *muon = optimizers = make_optimizers(stage, OptimizationArguments(optimizer=optimizer))
@@ -34,6 +34,7 @@ def test_every_trainable_weight_has_one_optimizer_and_muon_the_layers_matrices(o
 @pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
 def test_full_precision_muon_matches_torchs_half_precision_muon(shape: tuple[int, int]) -> None:
     start = torch.randn(shape)
+    # of three steps
     gradients = torch.randn(3, *shape)
     ends = []
     for muon in (torch.optim.Muon, FullPrecisionMuon):

@@ -24,7 +24,8 @@ DOCUMENT = CONFIGS.parents[1] / "docs/training.md"
 PAPERS_INFO = TokenCorpusInfo(
     semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=500, codebook_size=1024, num_codebooks=8
 )
-# stage: global batch, seconds, steps, accumulation, slots of the sequence (PAPER.md, "Training")
+# by stage: crops in a global batch, seconds of a crop, steps, micro-batches a step, slots of the sequence (PAPER.md,
+# "Training")
 TABLE_1 = {
     "semantic": (210, 10.0, 100_000, 1, 1000),
     "coarse": (42, 5.0, 200_000, 2, 2000),
@@ -61,8 +62,13 @@ def test_the_papers_configurations_match_table_1_under_both_schemes(name: str, s
 
 def test_the_documented_table_of_batches_matches_the_code() -> None:
     rows = re.findall(r"^\| (semantic|coarse|fine) \|(.*)\|$", DOCUMENT.read_text(), re.MULTILINE)
-    documented = {(name, len(cells.split("|"))): [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+    # by stage and number of columns, as the document has several tables by stage
+    documented = {}
+    for name, line in rows:
+        cells = [cell.strip() for cell in line.split("|")]
+        documented[name, len(cells)] = cells
     for name, (crops, seconds, steps, accumulation, _) in TABLE_1.items():
+        # crops in a process's micro-batch, by number of processes
         largest = [GlobalBatchSampler(crops, accumulation, 0, world).largest for world in (1, 2, 7, 8, 14)]
         segments = read(f"{name}.yaml")[-1].num_conditioning_sources + 1
         batches = [crops, f"{seconds:g}", f"{steps:,}", accumulation, segments, *largest]
@@ -73,6 +79,7 @@ def test_the_documented_table_of_batches_matches_the_code() -> None:
 CONFIGURATIONS = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if "card" not in path.name
 )
+# processes of each configuration of accelerate
 LAUNCHES = {"cpu": 1, "gpu": 1, "two_gpus": 2, "seven_gpus": 7, "eight_gpus": 8, "multi_node": 14}
 
 
