@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+# of int16 samples
 PCM_SCALE = 32768.0
 # file name of the instrumental as left and right
 STEREO = "stereo"
@@ -29,10 +30,10 @@ class Song:
     """One rendered song.
 
     Args:
-        name: of its folder.
+        name: name of its folder.
         vocal, instrumental (int16 [N]): mono, at the pool's rate.
         labels: see `songs.song_corpus.render_item`.
-        stems: like them, by name; empty if they were not loaded.
+        stems (int16 [N] each): stems of the instrumental by name; empty if they were not loaded.
         stereo (int16 [2, N']): the instrumental as left and right, at the pool's stereo rate; None if not loaded.
         stereo_scale: factor that brings the mean of `stereo` to the instrumental's level.
     """
@@ -47,11 +48,12 @@ class Song:
 
     @property
     def num_samples(self) -> int:
+        """Length of vocal and instrumental in samples."""
         return len(self.vocal)
 
 
 def finished_songs(folder: Path) -> list[Path]:
-    """The finished songs in a split's folder, in order; a song is in NAME.partial while it is being rendered."""
+    """Folders of the finished songs of a split's folder, sorted; a song that is being rendered is in NAME.partial."""
     return [path.parent for path in sorted(folder.glob("*/labels.json")) if not path.parent.suffix]
 
 
@@ -85,10 +87,10 @@ def load_song(folder: Path, sampling_rate: int, stems: bool = False, stereo_rate
     """Read one song.
 
     Args:
-        folder: of the song.
-        sampling_rate: of vocal, instrumental and stems, in Hz; these are cut to the shortest one.
+        folder: folder of the song.
+        sampling_rate: in Hz, for vocal, instrumental and stems, which are all cut to the length of the shortest.
         stems: whether to read the stems.
-        stereo_rate: in Hz of the instrumental in stereo, which is not cut; None leaves it out.
+        stereo_rate: in Hz, for the instrumental in stereo, which is not cut; None: it is not read.
     """
     labels = json.loads((folder / "labels.json").read_text())
     vocal = read_mono(folder / "vocal.flac", sampling_rate)
@@ -109,7 +111,7 @@ def load_song(folder: Path, sampling_rate: int, stems: bool = False, stereo_rate
         labels,
         stems={name: stem[:length] for name, stem in band.items()},
         stereo=stereo,
-        # the corpus has attenuated the stereo file by this gain, against clipping
+        # undoes the gain by which the corpus attenuated the stereo file, against clipping
         stereo_scale=1 / float(labels.get("stereo_gain", 1.0)),
     )
 
@@ -123,7 +125,7 @@ class SongPool:
         sampling_rate: rate in Hz that songs are resampled to.
         max_hours: no further songs are loaded once their total length reaches this many hours.
         stems: whether to load stems as well.
-        stereo_rate: rate in Hz at which to load the instrumental in stereo as well.
+        stereo_rate: rate in Hz at which to load the instrumental in stereo as well; None: it is not loaded.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class SongPool:
 
     @property
     def hours(self) -> float:
+        """Total length of the loaded songs in hours."""
         return sum(song.num_samples for song in self.songs) / self.sampling_rate / 3600
 
     def refresh(self) -> int:
@@ -176,7 +179,11 @@ class SongPool:
             )
 
     def draw(self, rng: np.random.Generator, num_samples: int) -> tuple[Song, int]:
-        """Draw a song, uniformly among those longer than `num_samples`, and the first sample of a crop in it."""
+        """Draw a song, uniformly among those longer than `num_samples`, and the first sample of a crop in it.
+
+        Raises:
+            ValueError: no song is longer.
+        """
         long_songs = [song for song in self.songs if song.num_samples > num_samples]
         song = long_songs[int(rng.integers(len(long_songs)))]
         return song, int(rng.integers(song.num_samples - num_samples))

@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class SongRunArguments:
-    """Input and output folders, and intervals of saving and logging."""
+    """Input and output folders, minutes between two saves, steps between two log lines, and CPU threads."""
 
     corpus: str = field(default="", metadata={"help": "output folder of recipes/build_song_corpus.py"})
     out: str = field(default="", metadata={"help": "folder for the state to resume from, the log and the model"})
@@ -52,7 +52,7 @@ class SongRunArguments:
             sampling_rate: in Hz, to which the songs are resampled.
             max_hours: hours of songs to load; None: `self.max_hours`.
             stems: whether to load the stems, too.
-            stereo_rate: in Hz, for the instrumental in stereo; None: it is not loaded.
+            stereo_rate: in Hz, to which the instrumental in stereo is resampled; None: it is not loaded.
 
         Raises:
             ValueError: corpus or output folder are not given.
@@ -84,14 +84,14 @@ class SongTrainer(Protocol):
 
 
 def resume(trainer: SongTrainer, run: SongRunArguments) -> bool:
-    """Loads the state that an earlier run saved in state.pt of the output folder, if there is one.
+    """Loads the state that an earlier run saved as OUT/state.pt, if there is one.
 
     Args:
-        trainer: gets the state.
+        trainer: the trainer to load it into.
         run: folders of the run.
 
     Returns:
-        Whether there was one.
+        Whether there is such a state.
     """
     state = Path(run.out) / "state.pt"
     if state.exists():
@@ -109,7 +109,7 @@ def train_on_songs(
         trainer: new or resumed.
         steps: total number of steps.
         run: folders and intervals.
-        save_model: saves the model into a subfolder of the folder that it is given.
+        save_model: called with the output folder, in a subfolder of which it saves the model.
     """
     out = Path(run.out)
 
@@ -119,10 +119,10 @@ def train_on_songs(
         save_model(out)
 
     logger.info("%d songs, %.2f h", len(trainer.pool.songs), trainer.pool.hours)
-    # when and at which step the steps per second begin to be counted; when the state was saved
+    # the speed is measured from time `since` and step `first` on; the state was saved at time `saved`
     since = saved = time.monotonic()
     first = trainer.step
-    window: dict[str, list[float]] = {}  # metrics of the steps since the last line
+    window: dict[str, list[float]] = {}  # metrics of the steps since the last log line
     while trainer.step < steps:
         for name, value in trainer.train_step().items():
             window.setdefault(name, []).append(value)
@@ -137,7 +137,7 @@ def train_on_songs(
         if time.monotonic() - saved > 60 * run.save_minutes:
             save()
             trainer.pool.refresh()
-            # steps per second are counted without the time of saving and loading
+            # the time of saving and loading does not count
             saved = since = time.monotonic()
             first = trainer.step
             logger.info("saved at step %d; %.2f h of songs", trainer.step, trainer.pool.hours)

@@ -19,6 +19,7 @@ logger = logging.get_logger(__name__)
 LINE_EVERY = 100
 # final learning rate, as a share of the highest
 FINAL_SHARE = 0.02
+# gradients with a larger norm are scaled down to it
 LONGEST_GRADIENT = 1.0
 
 
@@ -28,8 +29,8 @@ class StepArguments:
 
     Attributes:
         steps: number of steps.
-        learning_rate: highest learning rate, after the warm-up; it then follows a cosine.
-        warmup_steps: length of the warm-up.
+        learning_rate: highest learning rate, at the end of the warm-up; it then falls along a cosine.
+        warmup_steps: number of steps of the warm-up.
         weight_decay: AdamW's weight decay.
         ema_decay: decay of the moving average of the weights; 0 keeps the last weights instead.
         seed: seed of everything random.
@@ -44,22 +45,22 @@ class StepArguments:
 
 
 def in_half(device: torch.device) -> torch.autocast:
-    """bfloat16 autocast on a GPU, and on a CPU that supports it natively; elsewhere no effect."""
+    """A context with bfloat16 autocast on a GPU, and on a CPU with bfloat16 instructions; elsewhere without effect."""
     capabilities = torch.cpu.get_capabilities()
     is_native = device.type == "cuda" or capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
     return torch.autocast(device.type, torch.bfloat16, enabled=is_native)
 
 
 def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], arguments: StepArguments) -> float:
-    """Trains a model; it ends with the average of its weights, in evaluation mode.
+    """Trains a model in place and leaves it in evaluation mode, with the moving average of its weights.
 
     Args:
         model: the model to train.
         loss: draws a batch and returns the model's loss on it.
-        arguments: see `StepArguments`.
+        arguments: number of steps and optimiser settings.
 
     Returns:
-        the mean loss of the last tenth of the steps.
+        The mean loss of the last tenth of the steps.
     """
     peak = arguments.learning_rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=arguments.weight_decay)
@@ -70,8 +71,8 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], arguments: St
     began = time.monotonic()
 
     model.train()
-    for number in range(arguments.steps):
-        rate = cosine_learning_rate(number, arguments.steps, peak, FINAL_SHARE * peak, arguments.warmup_steps)
+    for step in range(arguments.steps):
+        rate = cosine_learning_rate(step, arguments.steps, peak, FINAL_SHARE * peak, arguments.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
@@ -82,11 +83,12 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], arguments: St
         if average is not None:
             average.update_parameters(model)
         losses.append(float(value.detach()))
-        if (number + 1) % LINE_EVERY == 0:
+        if (step + 1) % LINE_EVERY == 0:
             recent = float(np.mean(losses[-LINE_EVERY:]))
-            logger.info("step %d, loss %.3f, %.0f s", number + 1, recent, time.monotonic() - began)
+            logger.info("step %d, loss %.3f, %.0f s", step + 1, recent, time.monotonic() - began)
 
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     model.eval()
-    return float(np.mean(losses[-max(1, arguments.steps // 10) :]))
+    last_tenth = max(1, arguments.steps // 10)
+    return float(np.mean(losses[-last_tenth:]))

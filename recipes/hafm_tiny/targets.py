@@ -19,10 +19,14 @@ from hafm_hf.lead_sheet.lead_sheet import beats_passed
 
 from .song_pool import Song
 
+# filters per frequency
 PHASES = 3
+# target of frames that do not count in the loss
 IGNORED = -100
+# range of sung notes (MIDI)
 LOWEST_NOTE = 36
 HIGHEST_NOTE = 96
+# number of classes of each target
 LABEL_SIZES = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_TRIADS, "beat": 4}
 # upper limits, in seconds since a note's start, of the frames in its onset and in its first part
 ONSET_SECONDS = (0.06, 0.2)
@@ -35,16 +39,16 @@ def filter_frequencies() -> np.ndarray:
 
 
 def constant_q_filters(frequencies: np.ndarray, sampling_rate: int, kernel: int, cycles: float = 24.0) -> np.ndarray:
-    """A bank of constant-Q filters: windowed cosines in three phases of each frequency.
+    """A bank of constant-Q filters: for each frequency, windowed cosines in three phases 120° apart.
 
     Args:
         frequencies (float64 [F]): in Hz.
         sampling_rate: in Hz.
-        kernel: length of the filters in samples, which limits that of low frequencies.
-        cycles: length of a window in cycles of its frequency.
+        kernel: length of the filters in samples; low frequencies get a window of that length.
+        cycles: length of the other windows in cycles of their frequency.
 
     Returns:
-        float32 [3 · F, kernel], the phases of a frequency one after the other.
+        float32 [3 · F, kernel]: a filter per row, the three phases of a frequency in succession.
     """
     time = (np.arange(kernel) - (kernel - 1) / 2) / sampling_rate
     rows = []
@@ -61,7 +65,7 @@ def constant_q_filters(frequencies: np.ndarray, sampling_rate: int, kernel: int,
 def tiny_hubert_config(hidden_size: int = 192, num_hidden_layers: int = 5) -> HubertConfig:
     """A small HuBERT with layer norm; its two convolutions have a stride of 160 · 2 = 320, like HuBERT's seven.
 
-    The first one is the bank of constant-Q filters, with a kernel of 3072 samples (0.19 s at 16 kHz).
+    The first convolution is the bank of constant-Q filters, with a kernel of 3072 samples (0.19 s at 16 kHz).
     """
     return HubertConfig(
         conv_dim=[PHASES * len(filter_frequencies()), 256],
@@ -88,7 +92,7 @@ def start_front_end(hubert: HubertModel, sampling_rate: int) -> None:
     """Set the first convolution to the filter bank and freeze it; initialise the second to sum over phases.
 
     Args:
-        hubert: of `tiny_hubert_config`, changed in place.
+        hubert: model with a `tiny_hubert_config`, changed in place.
         sampling_rate: in Hz.
     """
     first, second = hubert.feature_extractor.conv_layers[:2]
@@ -106,10 +110,11 @@ def start_front_end(hubert: HubertModel, sampling_rate: int) -> None:
 
 
 def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Self-supervised descriptors of sound.
+    """Self-supervised descriptors of sound: B clips, F frequencies, T frames at 50 Hz.
 
     Args:
-        responses (float [B, 3 · F, 2 · T (+1)]): the first convolution's output, at 100 Hz.
+        responses (float [B, 3 · F, 2 · T (+1)]): the first convolution's output, at 100 Hz; an odd last frame is not
+            used.
 
     Returns:
         "harmony" (float [B, T, 24]), chroma of the middle and of the low range; and "texture" (float [B, T, 10]),
@@ -117,17 +122,17 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
         Euclidean distance.
     """
     bank = responses.unflatten(1, (-1, PHASES)).pow(2).sum(2)  # power at 100 Hz: [B, F, 2 · T (+1)]
-    even = bank.shape[-1] // 2 * 2
-    power = bank[..., :even].unflatten(-1, (-1, 2)).mean(-1)  # at 50 Hz: [B, F, T]
+    num_paired = bank.shape[-1] // 2 * 2
+    power = bank[..., :num_paired].unflatten(-1, (-1, 2)).mean(-1)  # at 50 Hz: [B, F, T]
     notes = 69 + 12 * torch.log2(torch.from_numpy(filter_frequencies()) / 440.0)  # MIDI
     classes = torch.remainder(torch.round(notes), PITCH_CLASSES).long().to(power.device)
     # quarter tones belong to no pitch class
-    tuned = (notes - torch.round(notes)).abs() < 0.1
+    is_semitone = (notes - torch.round(notes)).abs() < 0.1
     # the middle range, E3 to G6, and the low one, below G♯3
-    ranges = (tuned & (notes >= 52) & (notes < 92), tuned & (notes < 56))
+    ranges = (is_semitone & (notes >= 52) & (notes < 92), is_semitone & (notes < 56))
     chroma = []
     for inside in ranges:
-        folded = power.new_zeros(power.shape[0], PITCH_CLASSES, power.shape[-1])
+        folded = power.new_zeros(power.shape[0], PITCH_CLASSES, power.shape[-1])  # [B, 12, T]
         index = inside.nonzero().squeeze(1).to(power.device)
         folded.index_add_(1, classes[index], power[:, index].sqrt())
         chroma.append(folded / folded.norm(dim=1, keepdim=True).clamp_min(1e-4))
@@ -135,28 +140,29 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
     loudness = torch.log(power.mean(1, keepdim=True) + 1e-4)
     log_magnitudes = torch.log(power.sqrt() + 0.01)
     rise = (log_magnitudes[..., 1:] - log_magnitudes[..., :-1]).clamp_min(0.0).mean(1, keepdim=True)
-    onset = torch.nn.functional.pad(rise, (1, 0))  # the first frame has none
+    onset = torch.nn.functional.pad(rise, (1, 0))  # 0 in the first frame
     texture = torch.cat([loudness, 10 * onset, 0.3 * bands], dim=1)
     return {"harmony": torch.cat(chroma, dim=1).transpose(1, 2), "texture": texture.transpose(1, 2)}
 
 
 def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
-    """Targets of a vocal.
+    """Targets of a vocal: sung pitch, and part of the note.
 
     Args:
-        labels: of the song; "notes" are start and end in seconds, and MIDI pitch.
-        times ([T]): in seconds.
+        labels: labels of the song; "notes" have start and end in seconds, and MIDI pitch.
+        times (float [T]): times of the frames in seconds.
         shift: semitones by which the vocal is transposed.
 
     Returns:
-        int64 [T] each: "pitch", 0 for none, otherwise the transposed MIDI pitch − 35, within the range from 36 to 96;
-        and "onset", 0 for none, otherwise the part of the note, from 1, its onset, to 3.
+        int64 [T] each. "pitch": 0 between notes, otherwise the transposed MIDI pitch, clipped to 36 to 96, minus 35.
+        "onset": 0 between notes; in a note, 1 for its onset, 2 for its first part and 3 for the rest.
     """
     pitch = np.zeros(len(times), np.int64)
     onset = np.zeros(len(times), np.int64)
     if not labels["notes"]:
         return {"pitch": pitch, "onset": onset}
     notes = np.asarray(labels["notes"], dtype=np.float64)
+    # for each frame, the last note to begin by then; the first note, before it
     index = np.clip(np.searchsorted(notes[:, 0], times, side="right") - 1, 0, None)
     inside = (times >= notes[index, 0]) & (times < notes[index, 1])
     midi = np.clip(np.round(notes[index, 2]).astype(np.int64) + shift, LOWEST_NOTE, HIGHEST_NOTE)
@@ -167,10 +173,16 @@ def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[
 
 
 def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
-    """Targets of an instrumental at `times` (s, [T]), transposed by `shift` semitones.
+    """Targets of an instrumental: chord, and position in the beat.
+
+    Args:
+        labels: labels of the song; "chords" have start and end in seconds, and a label in Harte's notation.
+        times (float [T]): times of the frames in seconds.
+        shift: semitones by which the instrumental is transposed.
 
     Returns:
-        int64 [T] each: "chord" (`triad_class`), and "beat", the quarter of the beat.
+        int64 [T] each: "chord" (`triad_class`; 0: none), and "beat", the quarter of the beat (0 to 3; IGNORED outside
+        all beats).
     """
     chord = np.zeros(len(times), np.int64)
     for start, end, label in labels["chords"]:
@@ -179,13 +191,13 @@ def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict
 
 
 def transposed_chords(chords: np.ndarray, semitones: int) -> np.ndarray:
-    """Chord classes (int64 [...]) transposed by `semitones`."""
+    """Chord classes (int64 of any shape, see `triad_class`) transposed up by semitones; 0, no chord, stays 0."""
     mode, root = np.divmod(chords - 1, PITCH_CLASSES)
     return np.where(chords > 0, 1 + mode * PITCH_CLASSES + (root + semitones) % PITCH_CLASSES, chords)
 
 
 def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
-    """Position in the beat of each time (s, [T]), from 0 to 1: float64 [T], NaN outside all beats."""
+    """Position in the beat, from 0 to 1, of each time (float [T], in seconds): float64 [T], NaN outside all beats."""
     beats = np.asarray(labels["beats"], dtype=np.float64)
     if len(beats) <= 1:
         return np.full(len(times), np.nan)
@@ -193,7 +205,11 @@ def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
 
 
 def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndarray:
-    """Which of `parts` equal parts of the beat each time (s, [T]) is in: int64 [T], IGNORED outside all beats."""
+    """Which of `parts` equal parts of the beat each time (float [T], in seconds) is in.
+
+    Returns:
+        int64 [T], from 0; IGNORED outside all beats.
+    """
     phase = beat_phases(labels, times)
     part_numbers = np.full(len(times), IGNORED, np.int64)
     inside = np.isfinite(phase)
@@ -202,17 +218,20 @@ def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndar
 
 
 def frame_targets(song: Song, times: np.ndarray, shift: int, is_vocal: bool) -> dict[str, np.ndarray]:
-    """All label targets of a crop, int64 [T] each; those that only the other kind of audio has are IGNORED.
+    """All targets in LABEL_SIZES for a crop of a vocal or an instrumental.
 
     Args:
-        song: with labels.
-        times ([T]): in seconds.
+        song: the song, with labels.
+        times (float [T]): times of the frames in the song, in seconds.
         shift: semitones by which the crop is transposed.
-        is_vocal: whether it is of the vocal; otherwise it is of the instrumental.
+        is_vocal: whether the crop is of the vocal, not of the instrumental.
+
+    Returns:
+        int64 [T] each, by name; IGNORED for the targets of the other kind of audio.
     """
     if is_vocal:
         targets = note_targets(song.labels, times, shift)
     else:
         targets = chord_targets(song.labels, times, shift)
-    nothing = np.full(len(times), IGNORED, np.int64)
-    return {name: targets.get(name, nothing) for name in LABEL_SIZES}
+    ignored = np.full(len(times), IGNORED, np.int64)
+    return {name: targets.get(name, ignored) for name in LABEL_SIZES}

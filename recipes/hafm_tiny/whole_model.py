@@ -29,8 +29,9 @@ from .songs.styles import STYLES
 
 logger = logging.getLogger(__name__)
 
-# shares of the hours with two workers: codec and tokenizer in parallel, then the coarse stage and the two others
+# shares of the hours with two workers: codec and HuBERT in parallel, then the coarse stage and the two others
 SHARES = {"codec": 0.3, "hubert": 0.3, "semantic": 0.35, "coarse": 0.5, "fine": 0.15}
+# the parts in order, each with those that must be finished before it starts
 NEEDS: dict[str, tuple[str, ...]] = {
     "codec": (),
     "decoder": ("codec",),
@@ -47,32 +48,40 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "model": ("decoder", "coarse", "semantic", "fine", "listener", "separator"),
     "card": ("model",),
 }
+STAGES = ("semantic", "coarse", "fine")
+# parts whose steps are planned by a timing run, and their recipes
+TIMED_RECIPES = {"codec": "train_spectral_codec.py", "hubert": "pretrain_semantic.py"}
+# steps of a timing run
 CALIBRATION_STEPS = 8
+# more steps than a stage takes in its hours, which limit its training
+UNLIMITED_STEPS = 10**6
+# stages that train for longer are compiled
 SHORTEST_COMPILED_HOURS = 0.1
-# steps of the codec and of its decoder alone, relative to the steps with discriminators
-# that fit into the time: these take three times as long, and only the second half of the codec's steps are of them
+# steps of the codec and of its decoder alone, relative to the number of steps with discriminators that fit into the
+# time; these are three times as slow as others, and the codec only takes its second half with discriminators
 CODEC_STEPS = 1.32
 DECODER_STEPS = 0.12
 # share of the codec's steps before quantisation starts
 QUANTIZE_FROM = 0.125
 LEAST_STEPS = 4
-# options of the timing runs: the codec is timed with quantisation and discriminators, which make steps slow
+# options of the timing runs: the codec is timed with quantisation and discriminators, the slowest steps
 TRIAL: dict[str, tuple[object, ...]] = {
     "codec": ("--start_batches", 16, "--quantize_from", 0, "--adversarial_from", 1, "--figures", "false"),
     "hubert": ("--start_batches", 1),
 }
+# options for training the codec's decoder alone, after the codec
 DECODER_ALONE = (
     "--decoder_only", "true", "--learning_rate", 5e-4, "--final_learning_rate", 2e-5, "--averaging", 0.995,
     "--level_weight", 0.5, "--adversarial_from", 1, "--discriminator_learning_rate", 1e-3,
     "--discriminator_share", 0.5,
 )  # fmt: skip
-# rhythm network: 0.25 s per step on one core; at most as many steps as hafm-tiny's
+# rhythm network (0.25 s per step on one core): steps per hour of the stages, at most as many as hafm-tiny's
 RHYTHM_STEPS_PER_HOUR = 1400
 RHYTHM_STEPS = 3300
-# each tower of the listener: 0.2 to 0.33 s per step
+# likewise for each tower of the listener (0.2 to 0.33 s per step)
 LISTENER_STEPS_PER_HOUR = 2000
 LISTENER_STEPS = 4000
-# separator: 0.33 s per step
+# likewise for the separator (0.33 s per step)
 SEPARATOR_STEPS_PER_HOUR = 1300
 SEPARATOR_STEPS = 10_000
 
@@ -82,10 +91,10 @@ class Preset:
     """Sizes of the parts.
 
     Attributes:
-        encoder, decoder: (width, layers) of the codec's.
-        hubert: (width, layers).
+        encoder, decoder: (width, layers) of the codec's encoder and decoder.
+        hubert: (width, layers) of the HuBERT of the semantic tokenizer.
         semantic, coarse, fine: (width, layers, heads) of the stages.
-        codec: further options of the codec's recipe.
+        codec: further command-line options of the codec's recipe.
     """
 
     encoder: tuple[int, int]
@@ -97,6 +106,7 @@ class Preset:
     codec: tuple[object, ...] = ()
 
 
+# options of the codec's recipe
 SMALLEST_CROPS = (
     "--batch_size", 2, "--varied_rows", 1, "--judged_rows", 1, "--crop_frames", 24, "--sizes", 256,
 )  # fmt: skip
@@ -156,7 +166,7 @@ class WholeModelOptions:
 
     @property
     def style_ranges(self) -> dict[str, Any]:
-        """The songs that each of `styles` suits, where that is known."""
+        """By style, the metres, tempos and densities of the songs that it suits; only for styles in STYLES."""
         return {name: asdict(STYLES[name].suits) for name in self.styles if name in STYLES}
 
     @property
@@ -165,7 +175,7 @@ class WholeModelOptions:
         return sorted({str(labels["style"]) for labels in self.labels if labels.get("style")})
 
     def streams(self, config: Path) -> list[str]:
-        """The lead sheet streams of a stage's configuration; without energy if no song has sections."""
+        """The lead sheet streams in a stage's YAML configuration; without "energy" if no song has sections."""
         streams = yaml.safe_load(config.read_text())["lead_sheet_streams"]
         has_sections = any(labels.get("sections") for labels in self.labels)
         return [name for name in streams if name != "energy" or has_sections]
@@ -175,27 +185,27 @@ def train_whole_model(options: WholeModelOptions) -> Path:
     """Trains all unfinished parts and assembles the model.
 
     Returns:
-        the folder of the composite model.
+        The folder of the composite model.
 
     Raises:
         ValueError: the folder was begun with other options, or another process uses it.
         RuntimeError: a part failed; the message names its log, and finished parts are kept.
     """
     with locked(options.out):
-        commands = part_commands(options, _plan(options))
+        commands = part_commands(options, _planned_steps(options))
         done = {name for name in commands if (options.out / f"{name}.done").exists()}
         with ThreadPoolExecutor(options.workers) as pool:
-            running: dict[Future[None], str] = {}
+            running: dict[Future[None], str] = {}  # names of parts
             while len(done) < len(commands):
                 for name in commands:
-                    # without parts that are not trained, such as the separator of songs without stems
+                    # only parts that are trained: without stems, there is no separator
                     needs = commands.keys() & NEEDS[name]
                     if name not in done and name not in running.values() and done.issuperset(needs):
-                        running[pool.submit(_run, name, commands[name], options)] = name
+                        running[pool.submit(_run_part, name, commands[name], options)] = name
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     name = running.pop(future)
-                    # raises the part's error
+                    # raises the error if the part failed
                     future.result()
                     done.add(name)
     return options.out / "model"
@@ -209,7 +219,7 @@ def render_songs(songs: Path, voices: Path, corpus: Path, recipes: Path, words: 
         voices: folder of voices.
         corpus: output folder.
         recipes: folder of the recipes.
-        words: further options of build_song_corpus.py.
+        words: further command-line options of build_song_corpus.py.
 
     Raises:
         RuntimeError: rendering failed.
@@ -225,27 +235,31 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
 
     Args:
         options: what to train.
-        steps: optimiser steps of "codec" and "hubert" (`_plan`).
+        steps: optimiser steps of "codec" and "hubert" (`_planned_steps`).
 
     Returns:
-        By part, its recipe (or "hafm") and arguments; a part follows those that it needs.
+        By part, in the order of NEEDS: its recipe (or "hafm") and command-line arguments.
     """
     preset = PRESETS[options.preset]
     out = options.out
     corpus = str(options.corpus)
-    sizes = _sizes(options)
     clusters = out / "semantic_tokenizer"
     codec = out / "codec" / "codec"
     decoder = out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
-    # these parts add to the hours: steps in proportion to them, at most those of hafm-tiny
+    # these parts take additional time: steps in proportion to the hours, at most as many as for hafm-tiny
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     listener_steps = max(1, min(LISTENER_STEPS, round(LISTENER_STEPS_PER_HOUR * options.hours)))
     separator_steps = max(1, min(SEPARATOR_STEPS, round(SEPARATOR_STEPS_PER_HOUR * options.hours)))
+    stage_options: list[object] = []
+    for stage in STAGES:
+        stage_options += [f"--{stage}", out / stage / "final"]
+    separator_options = ["--separator", out / "separator" / "separator"] if options.have_stems else []
     commands: dict[str, list[object]] = {
         **_codec_commands(options, steps["codec"]),
         "hubert": [
-            sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1],
+            TIMED_RECIPES["hubert"], *_common_options(options, "hubert", steps["hubert"]),
+            *_size_options(options)["hubert"],
             "--start_batches", min(steps["hubert"], SemanticTrainingArguments.start_batches),
         ],
         "semantic_tokenizer": [
@@ -253,31 +267,28 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "--clusters", options.clusters, "--separate", "--split-by", "folder",
         ],
         "vocal_space": [
-            "fit_vocal_space.py", *_run_words(options, "vocal_space", rhythm_steps), "--tokenizer", clusters,
-            "--half", "true",
+            "fit_vocal_space.py", *_common_options(options, "vocal_space", rhythm_steps),
+            "--tokenizer", clusters, "--half", "true",
         ],
         "tokens": [
             "hafm", "prepare", corpus, out / "tokens", "--split-by", "folder",
             "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
             "--lead-sheet", "labels",
         ],
-        "listener": ["train_listener.py", *_run_words(options, "listener", listener_steps)],
+        "listener": ["train_listener.py", *_common_options(options, "listener", listener_steps)],
         "separator": [
-            "train_separator.py", *_run_words(options, "separator", separator_steps), "--codec", decoder,
+            "train_separator.py", *_common_options(options, "separator", separator_steps), "--codec", decoder,
         ],
         "model": [
             "hafm", "assemble", out / "model", "--semantic-tokenizer", tokenizer, "--codec", decoder,
-            "--listener", out / "listener" / "listener",
-            *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
-            *(["--separator", out / "separator" / "separator"] if options.have_stems else []),
+            "--listener", out / "listener" / "listener", *stage_options, *separator_options,
         ],
         "card": ["make_card.py", out / "model", "--facts", out / "facts.yaml"],
     }  # fmt: skip
-    for stage in ("semantic", "coarse", "fine"):
+    for stage in STAGES:
         commands[stage] = _stage_command(options, stage)
-        # another recipe, and its further options
         if stage != "semantic":
-            # initialise embeddings from codebooks; not tried for the semantic stage, which only has clusters
+            # a recipe that initialises embeddings from codebooks; the semantic stage has clusters only
             commands[stage][0] = "train_tiny_stage.py"
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
     names = [name for name in NEEDS if name != "separator" or options.have_stems]
@@ -292,66 +303,71 @@ def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
     width, layers, heads = getattr(PRESETS[options.preset], stage)
     config = options.recipes / f"configs/tiny/{stage}.yaml"
     out = options.out
+    style_options: list[object] = []
+    if options.styles:
+        style_options = ["--styles", *options.styles, "--style_ranges", json.dumps(options.style_ranges)]
     return [
         "train_stage.py", config, "--lead_sheet_streams", *options.streams(config),
-        *(["--styles", *options.styles] if options.styles else []),
-        *(["--style_ranges", json.dumps(options.style_ranges)] if options.styles else []), "--corpus", out / "tokens",
-        "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", 10**6,
+        *style_options, "--corpus", out / "tokens",
+        "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", UNLIMITED_STEPS,
         "--max_hours", hours, "--compile", compiled,
         "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,
     ]  # fmt: skip
 
 
 def _codec_commands(options: WholeModelOptions, steps: int) -> dict[str, list[object]]:
-    """Commands of the codec and of its decoder alone, by part.
+    """The commands that train "codec", and then its decoder alone ("decoder").
 
-    Together they take about as long as `steps` steps with discriminators.
+    Args:
+        options: what to train.
+        steps: number of steps with discriminators that take as long as both parts together.
     """
     codec_steps = max(LEAST_STEPS, round(CODEC_STEPS * steps))
     decoder_steps = max(LEAST_STEPS, round(DECODER_STEPS * steps))
-    recipe, sizes = _sizes(options)["codec"]
+    recipe = TIMED_RECIPES["codec"]
+    sizes = _size_options(options)["codec"]
     schedule = ["--warmup_steps", min(100, codec_steps), "--quantize_from", round(QUANTIZE_FROM * codec_steps)]
     schedule += ["--adversarial_from", codec_steps // 2, "--figures", "false"]
     decoder_schedule = ["--warmup_steps", min(50, decoder_steps), "--adversarial_ramp", decoder_steps]
     return {
-        "codec": [recipe, *_run_words(options, "codec", codec_steps), *sizes, *schedule],
+        "codec": [recipe, *_common_options(options, "codec", codec_steps), *sizes, *schedule],
         "decoder": [
-            recipe, *_run_words(options, "decoder", decoder_steps), *PRESETS[options.preset].codec,
+            recipe, *_common_options(options, "decoder", decoder_steps), *PRESETS[options.preset].codec,
             "--codec", options.out / "codec" / "codec", *DECODER_ALONE, *decoder_schedule,
         ],
     }  # fmt: skip
 
 
-def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
-    """Recipe and size options of the parts that are timed by short runs, "codec" and "hubert"."""
+def _size_options(options: WholeModelOptions) -> dict[str, list[object]]:
+    """Command-line options for the sizes of "codec" and "hubert", by part."""
     preset = PRESETS[options.preset]
     codec: list[object] = ["--encoder_width", preset.encoder[0], "--encoder_layers", preset.encoder[1]]
     codec += ["--decoder_width", preset.decoder[0], "--decoder_layers", preset.decoder[1], *preset.codec]
     hubert: list[object] = ["--hidden_size", preset.hubert[0], "--num_hidden_layers", preset.hubert[1]]
-    return {"codec": ("train_spectral_codec.py", codec), "hubert": ("pretrain_semantic.py", hubert)}
+    return {"codec": codec, "hubert": hubert}
 
 
 def _share_of_time(options: WholeModelOptions) -> float:
-    """Factor for a part's share: SHARES are for two workers, and add up to 1.6 for one."""
+    """Factor for the SHARES, which are for two workers in parallel: for one worker, they must add up to 1."""
     return 1.0 if options.workers > 1 else 1.0 / sum(SHARES.values())
 
 
-def _run_words(options: WholeModelOptions, part: str, steps: int) -> list[object]:
-    """Options of all recipes that train on the corpus."""
+def _common_options(options: WholeModelOptions, part: str, steps: int) -> list[object]:
+    """Command-line options that all recipes training on the corpus have: corpus, output folder, number of steps."""
     return ["--corpus", options.corpus, "--out", options.out / part, "--steps", steps]
 
 
-def _plan(options: WholeModelOptions) -> dict[str, int]:
-    """Optimiser steps of "codec" and "hubert" that fit into their hours.
+def _planned_steps(options: WholeModelOptions) -> dict[str, int]:
+    """Optimiser steps of "codec" and "hubert" that fit into their shares of the hours.
 
-    The first call measures them by short runs, and writes OUT/plan.json and OUT/facts.yaml; later ones read the plan.
+    The first call times short runs, and writes OUT/plan.json and OUT/facts.yaml; later calls read the plan.
 
     Raises:
         ValueError: the folder was begun with other options.
         RuntimeError: a short run failed.
     """
     path = options.out / "plan.json"
-    # a second run may use another number of workers, and the folders may have been moved
+    # not compared: a second run may have other workers, and the folders may have been moved
     asked = {key: str(value) for key, value in asdict(options).items() if key not in ("out", "recipes", "workers")}
     if path.exists():
         plan = json.loads(path.read_text())
@@ -359,14 +375,14 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
             raise ValueError(f"{options.out} was begun with other options ({plan['asked']}); name another folder.")
         return {name: int(steps) for name, steps in plan["steps"].items()}
     steps = {}
-    for part in ("codec", "hubert"):
-        recipe, sizes = _sizes(options)[part]
+    for part, recipe in TIMED_RECIPES.items():
         trial = options.out / f"{part}_trial"
-        words = [recipe, "--corpus", options.corpus, "--out", trial, "--steps", CALIBRATION_STEPS, *sizes]
+        words: list[object] = [recipe, *_common_options(options, trial.name, CALIBRATION_STEPS)]
+        words += _size_options(options)[part]
         words += ["--log_every", CALIBRATION_STEPS // 2, "--max_hours", 0.2]
         words += TRIAL[part]
-        _run(f"{part}_trial", [str(word) for word in words], options)
-        # the last line: the first includes start-up time
+        _run_part(trial.name, [str(word) for word in words], options)
+        # the last log line, as the first includes start-up time
         measured = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["steps_per_second"]
         seconds = 3600 * options.hours * SHARES[part] * _share_of_time(options)
         steps[part] = max(2 * CALIBRATION_STEPS, round(seconds * measured))
@@ -381,11 +397,11 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
     return steps
 
 
-def _run(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
-    """Runs a part, with output to OUT/NAME.log, and marks it as done by OUT/NAME.done.
+def _run_part(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
+    """Runs a part as a process, with output to OUT/NAME.log, and marks it as done by OUT/NAME.done.
 
     Args:
-        name: NAME.
+        name: name of the part.
         command: a recipe, or "hafm", and its arguments.
         options: output folder, and folder of the recipes.
 
@@ -396,13 +412,13 @@ def _run(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
     logger.info("%s: %s", name, " ".join(command))
     environment = dict(os.environ)
     if not torch.cuda.is_available():
-        # a worker trains on one core
+        # each part trains on one core
         environment.setdefault("OMP_NUM_THREADS", "1")
-    script, *words = command
-    start = ["-m", "hafm_hf"] if script == "hafm" else [str(options.recipes / script)]
+    script, *arguments = command
+    program = ["-m", "hafm_hf"] if script == "hafm" else [str(options.recipes / script)]
     with log.open("a") as file:
         done = subprocess.run(
-            [sys.executable, *start, *words],
+            [sys.executable, *program, *arguments],
             stdout=file, stderr=subprocess.STDOUT, env=environment, check=False,
         )  # fmt: skip
     if done.returncode:

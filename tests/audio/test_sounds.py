@@ -443,11 +443,6 @@ def test_a_flac_that_ends_in_silence_is_read_to_its_end(caplog: pytest.LogCaptur
     assert not caplog.messages
 
 
-def decode_bytes(content: bytes) -> audio.Samples:
-    """All channels of a sound: float32 [N, channels]."""
-    return audio.read_recording(content, keep=audio.MAX_CHANNELS).samples
-
-
 @pytest.mark.parametrize("peak", [2.5, 40.0, 32_768.0])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_float_files_above_full_scale_are_turned_down_with_a_warning(

@@ -10,7 +10,6 @@ from decoding import TokenDecoder, decode, uniforms_for
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_logits, conditioning_for
 from tiny_models import STAGES, placed, tiny_stage
 
-UNIT = 0.04
 # of the history-free guidance
 WEIGHT = 2.5
 

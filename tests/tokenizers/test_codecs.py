@@ -17,7 +17,6 @@ from hafm_hf.tokenizers.configuration_codec import CodecFormat, codec_format
 from tiny_models import CODECS, CODES, tiny_codec
 
 RATIOS = (4, 3, 2)
-HOP = 24
 
 
 @torch.no_grad()

@@ -18,32 +18,43 @@ from .line_ups import Hands
 from .midi_song import Chord, Note, Song, one_voice
 from .styles import DRUMS, Groove, Player, Style
 
+# symbols of patterns; those of chords that leave out notes, instead of which an ending has the whole chord
 REST = "."
 HOLD = "_"
-# velocities relative to the player's: by energy, and for softer symbols
+PARTS_OF_A_CHORD = "H123456"
+# MIDI velocity, relative to the player's: by energy of the section, of lower-case symbols, and of drum symbols
 ENERGY_VELOCITY = {"sparse": -8, "normal": 0, "full": 8}
 SOFTER = 14
 DRUM_VELOCITY = {"X": 12, "x": 0, "o": -22}
-# delay between strummed strings, in frames
+SOFTEST_DRUM = 20
+LARGEST_VELOCITY = 127
+# delay between strummed strings, in codec frames, and number of strings in an upstroke
 STRUM_FRAMES = 0.5
 STRUMMED_UP = 4
+# shortest note of bass and chords, in codec frames
 SHORTEST_FRAMES = 3
+# lowest pitch (MIDI) of a pianist's left hand
 LEFT_HAND = 36
-# semitones from the root that a guitar chord reaches at most, and its strings
+# a guitar chord spans at most this many semitones above its root, and this many strings
 GUITAR_SPAN = 28
 STRINGS = 6
+# semitones above a bass player's note that a symbol asks for
+BASS_INTERVALS = {"5": 7, "8": 12}
+# a line's median pitch lies near this many semitones above the player's lowest pitch
 LINE_RANGE = 7
+# notes of a line that begin within this many seconds before its section ends are left out
+LINE_END_SECONDS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """A symbol of a pattern that is played.
+    """A sounding symbol of a pattern, with the steps for which it is held.
 
     Attributes:
-        symbol: see `styles`.
+        symbol: how to play the chord (see `styles`).
         start, end: in seconds.
-        ring: when the notes end, in seconds, if they ring on.
-        chord: what they are of.
+        ring: time in seconds at which its notes end if the player lets them ring.
+        chord: the chord to play.
     """
 
     symbol: str
@@ -70,50 +81,62 @@ def arrange(
         hands: human timing and velocity by player; without it, everything is played exactly as written.
 
     Returns:
-        parts by player, and the drawn variants by player and energy.
+        The parts by player; and by player and energy, the index of the pattern variant drawn.
     """
     parts = {}
     drawn = {}
     for name, player in style.players.items():
-        # by energy, the number of a variant
+        # index of the variant, by energy
         chosen = {}
         for energy in ENERGIES:
             if variants := player.patterns.get(energy):
                 chosen[energy] = int(generator.integers(len(variants)))
-        notes = _PLAYED[player.role](song, form, style, player, chosen)
+        notes = _NOTES_OF_ROLE[player.role](song, form, style, player, chosen)
         if hands is not None:
             notes = list(hands[name].play(notes, np.random.default_rng(generator.integers(2**32))))
-        parts[name] = Part(player.program, tuple(_apart(notes, song.duration)), 0.0)
+        parts[name] = Part(player.program, tuple(_without_overlaps(notes, song.duration)), 0.0)
         drawn[name] = chosen
     return parts, drawn
 
 
-def _apart(notes: Sequence[Note], duration: float) -> Iterator[Note]:
+def _without_overlaps(notes: Sequence[Note], duration: float) -> Iterator[Note]:
     """Cuts each note half a frame before the next one of the same pitch, as a MIDI note-off ends a pitch, not a note.
 
-    Notes that start after the song's `duration` (s), or with another one of their pitch, are left out. The last come
-    first.
+    Notes that start at the song's `duration` (s) or later are dropped; of notes of one pitch that start together, one
+    is kept. Yields the notes from last to first.
     """
-    upcoming: dict[int, float] = {}  # by pitch: start of the next note
+    half_frame = 1 / FRAME_RATE / 2
+    next_starts: dict[int, float] = {}  # by pitch, in seconds
     for note in sorted(notes, key=lambda n: n.start, reverse=True):
-        if note.start >= duration or upcoming.get(note.pitch, np.inf) <= note.start:
+        next_start = next_starts.get(note.pitch, np.inf)
+        if note.start >= duration or next_start <= note.start:
             continue
-        end = min(note.end, upcoming.get(note.pitch, np.inf) - 1 / FRAME_RATE / 2)
-        upcoming[note.pitch] = note.start
-        yield dataclasses.replace(note, end=max(end, note.start + 1 / FRAME_RATE / 2))
+        end = min(note.end, next_start - half_frame)
+        next_starts[note.pitch] = note.start
+        yield dataclasses.replace(note, end=max(end, note.start + half_frame))
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """How a style divides the bars of a song: steps per beat, beats in a bar of its patterns, and swing."""
+    """How a style divides the bars of a song.
+
+    Attributes:
+        per_beat: pattern steps per beat.
+        metre: beats in a bar of the style's patterns.
+        swing: where in a pair of steps the second one begins; 0.5: steps are even.
+    """
 
     per_beat: int
     metre: int
     swing: float
 
     def beat(self, step: int) -> float:
-        """The place of a step in its bar, in beats; every second step is late if they swing."""
-        return (step if step % 2 == 0 else step - 1 + 2 * self.swing) / self.per_beat
+        """The start of a step, counted from 0 in its bar, in beats from the downbeat."""
+        position: float = step
+        if step % 2 == 1:
+            # the second of a pair, whose length is two steps
+            position = step - 1 + 2 * self.swing
+        return position / self.per_beat
 
 
 def _grid(song: Song, style: Style) -> Grid:
@@ -121,13 +144,13 @@ def _grid(song: Song, style: Style) -> Grid:
     return Grid(style.steps_a_beat or steps_a_beat(song), style.metre, style.swing)
 
 
-def _steps(bar: np.ndarray, number: int, pattern: str, grid: Grid) -> list[tuple[str, float, float]]:
-    """The steps of a bar, also those at rest.
+def _steps(bar: np.ndarray, bar_index: int, pattern: str, grid: Grid) -> list[tuple[str, float, float]]:
+    """The steps of a bar, including rests.
 
     Args:
         bar (float64 [beats + 1]): times of the bar's beats in seconds, and of the next downbeat.
-        number: of the bar in its section, which decides what of a pattern of several bars is played.
-        pattern: its symbols.
+        bar_index: index of the bar in its section, which selects one of the pattern's bars.
+        pattern: the symbols of one bar or several, repeated as needed.
         grid: how bars are divided.
 
     Returns:
@@ -135,7 +158,7 @@ def _steps(bar: np.ndarray, number: int, pattern: str, grid: Grid) -> list[tuple
     """
     steps_of_bar = grid.metre * grid.per_beat
     bars_of_pattern = max(1, len(pattern) // steps_of_bar)
-    offset = number % bars_of_pattern * steps_of_bar
+    offset = (bar_index % bars_of_pattern) * steps_of_bar
     # the bar may have more or fewer beats than the style's metre
     times = [_in_bar(bar, grid.beat(step)) for step in range((bar.size - 1) * grid.per_beat + 1)]
     symbols = (pattern[(offset + step) % len(pattern)] for step in range(len(times) - 1))
@@ -160,8 +183,11 @@ def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> 
         song: with the chords.
         grid: how bars are divided.
         bar (float64 [beats + 1]): times of the bar's beats in seconds, and of the next downbeat.
-        number: of the bar in its section.
+        number: index of the bar in its section.
         pattern: symbols of one bar or several (see `styles`).
+
+    Returns:
+        The hits in order; none for rests and where the song has no chord.
     """
     hits_of_bar: list[Hit] = []
     sounding = False
@@ -171,11 +197,12 @@ def hits(song: Song, grid: Grid, bar: np.ndarray, number: int, pattern: str) -> 
             sounding = False
         elif symbol == HOLD and sounding and hits_of_bar[-1].chord is chord:
             hits_of_bar[-1] = dataclasses.replace(hits_of_bar[-1], end=end)
+        # a hold after silence stays silent
         elif symbol != HOLD or sounding:
             # until the chord changes or the bar ends
             ring = min(chord.end, float(bar[-1]))
             if symbol == HOLD:
-                # held over a change of chord: struck again
+                # held over a chord change: strike it again
                 symbol = hits_of_bar[-1].symbol
             hits_of_bar.append(Hit(symbol, start, end, max(end, ring), chord))
             sounding = True
@@ -220,21 +247,25 @@ def _fifth(classes: Sequence[int]) -> int:
     return 7
 
 
-def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:
-    """Yields the bars of a form: beats and next downbeat in seconds (float64), index in the section, section."""
+def _bars_in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:
+    """Walks through the bars of a form.
+
+    Yields:
+        A bar's beats and the next downbeat in seconds (float64), the bar's index in its section, and the section.
+    """
     all_bars = bars(song)
     for section in form:
-        for number in range(section.first, section.end):
-            yield all_bars[number], number - section.first, section
+        for song_bar in range(section.first, section.end):
+            yield all_bars[song_bar], song_bar - section.first, section
 
 
 def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | Groove | None:
-    """The pattern of a player for a section's energy; None if it is silent.
+    """The pattern of a player for a section's energy; None if the player is silent at that energy.
 
     Args:
         player: the player.
         section: the section.
-        chosen: number of the drawn variant by energy.
+        chosen: index of the variant drawn, by energy.
     """
     if section.energy not in chosen:
         return None
@@ -242,12 +273,12 @@ def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | 
 
 
 def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
-    """The notes of one hit of a chord player; `styles` says what the symbols mean.
+    """The notes with which a chord player plays one hit; `styles` says what the symbols mean.
 
     Args:
-        hit: of a pattern.
-        player: voicing, range, velocity and length of notes.
-        energy: of the section.
+        hit: symbol, chord and times.
+        player: voicing, range, velocity and note length.
+        energy: energy of the section, one of ENERGIES.
     """
     pitches = voicing(hit.chord, player.voicing, player.low)
     symbol = hit.symbol.upper()
@@ -277,7 +308,7 @@ def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
         octave, index = divmod(int(symbol) - 1, len(pitches))
         pitches = [pitches[index] + 12 * octave]
     end = hit.ring if player.ring else hit.start + player.length * (hit.end - hit.start)
-    # there may be more delays than pitches, all of them 0
+    # symbols for fewer notes than the chord leave delays over, all of them 0
     for pitch, delay in zip(pitches, delays, strict=False):
         start = hit.start + delay
         yield Note(start, max(_snapped(end), start + SHORTEST_FRAMES / FRAME_RATE), pitch, velocity)
@@ -289,19 +320,21 @@ def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, c
     Args:
         song, form, style: as for `arrange`.
         player: the player.
-        chosen: number of the drawn pattern variant by energy; at other energies, the player is silent.
+        chosen: index of the pattern variant drawn, by energy; at other energies, the player is silent.
     """
     notes: list[Note] = []
     grid = _grid(song, style)
-    for bar, number, section in _in_sections(song, form):
+    for bar, bar_index, section in _bars_in_sections(song, form):
         pattern = _pattern(player, section, chosen)
         if not isinstance(pattern, str):
             continue
         if section.name == "ending":
-            # one chord, held: the first symbol, or the whole chord instead of single notes
-            first = next((symbol for symbol in pattern if symbol not in (REST, HOLD)), "C")
-            pattern = first.upper().translate(str.maketrans("H123456", "CCCCCCC")) + HOLD * (len(pattern) - 1)
-        for hit in hits(song, grid, bar, number, pattern):
+            # one held chord, played like the pattern's first symbol
+            first = next((symbol for symbol in pattern if symbol not in (REST, HOLD)), "C").upper()
+            if first in PARTS_OF_A_CHORD:
+                first = "C"
+            pattern = first + HOLD * (len(pattern) - 1)
+        for hit in hits(song, grid, bar, bar_index, pattern):
             notes += _chord_notes(hit, player, section.energy)
     return notes
 
@@ -312,20 +345,20 @@ def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, cho
     Args:
         song, form, style: as for `arrange`.
         player: the player.
-        chosen: number of the drawn pattern variant by energy; at other energies, the player is silent.
+        chosen: index of the pattern variant drawn, by energy; at other energies, the player is silent.
     """
     notes: list[Note] = []
     grid = _grid(song, style)
-    for bar, number, section in _in_sections(song, form):
+    for bar, bar_index, section in _bars_in_sections(song, form):
         pattern = _pattern(player, section, chosen)
         if not isinstance(pattern, str):
             continue
         if section.name == "ending":
             pattern = "R" + HOLD * (len(pattern) - 1)
-        for hit in hits(song, grid, bar, number, pattern):
+        for hit in hits(song, grid, bar, bar_index, pattern):
             bass_class = hit.chord.bass or 0  # pitch class
-            interval = {"5": 7, "8": 12}.get(hit.symbol, 0)
-            # only play a fifth over chords that have one
+            interval = BASS_INTERVALS.get(hit.symbol, 0)
+            # a fifth only over chords that have one
             if (bass_class + interval) % 12 not in {bass_class, *hit.chord.pitch_classes}:
                 interval = 0
             pitch = player.low + (bass_class - player.low) % 12 + interval
@@ -343,17 +376,18 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
     Args:
         song, form, style: as for `arrange`.
         player: the player.
-        chosen: number of the drawn pattern variant by energy; at other energies, the player is silent.
+        chosen: index of the pattern variant drawn, by energy; at other energies, the player is silent.
     """
     notes: list[Note] = []
     grid = _grid(song, style)
 
     def hit(drum: str, at: float, symbol: str, section: Section) -> None:
-        """Adds a note for a symbol at a time in seconds."""
+        """Adds a drum's note at a time in seconds, as loud as its symbol and the section's energy ask for."""
         velocity = player.velocity + DRUM_VELOCITY[symbol] + ENERGY_VELOCITY[section.energy] // 2
-        notes.append(Note(at, at + DRUM_NOTE, DRUMS[drum], int(np.clip(velocity, 20, 127))))
+        velocity = int(np.clip(velocity, SOFTEST_DRUM, LARGEST_VELOCITY))
+        notes.append(Note(at, at + DRUM_NOTE, DRUMS[drum], velocity))
 
-    for bar, number, section in _in_sections(song, form):
+    for bar, bar_index, section in _bars_in_sections(song, form):
         groove = _pattern(player, section, chosen)
         if groove is None or isinstance(groove, str):
             continue
@@ -361,24 +395,25 @@ def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, ch
             for drum in ("kick", "crash"):
                 hit(drum, _in_bar(bar, 0), "x", section)
             continue
-        if number == 0 and section.energy == "full":
+        if bar_index == 0 and section.energy == "full":
             hit("crash", _in_bar(bar, 0), "x", section)
-        steps = (bar.size - 1) * grid.per_beat
-        # the step from which the fill replaces the groove; after the bar if there is none
-        fill_from = steps
-        is_last_bar = number == section.end - section.first - 1
+        num_steps = (bar.size - 1) * grid.per_beat
+        # the step from which the fill replaces the groove; without a fill, the end of the bar
+        fill_from = num_steps
+        is_last_bar = bar_index == section.end - section.first - 1
         if is_last_bar and section.energy != "sparse":
-            fill_from = max(0, steps - len(next(iter(style.fill.values()))))
+            # all drums of a fill have patterns of the same length
+            fill_from = max(0, num_steps - len(next(iter(style.fill.values()))))
         for drum, pattern in groove.items():
             # the kick goes on through a fill without kicks
-            until = steps if drum == "kick" and drum not in style.fill else fill_from
-            for symbol, start, _ in _steps(bar, number, pattern, grid)[:until]:
+            until = num_steps if drum == "kick" and drum not in style.fill else fill_from
+            for symbol, start, _ in _steps(bar, bar_index, pattern, grid)[:until]:
                 if symbol != REST:
                     hit(drum, start, symbol, section)
         for drum, pattern in style.fill.items():
-            for step in range(fill_from, steps):
-                # fills end with the bar
-                symbol = pattern[step - steps]
+            for step in range(fill_from, num_steps):
+                # a fill ends with the bar, so its steps are counted from the end
+                symbol = pattern[step - num_steps]
                 if symbol != REST:
                     hit(drum, _in_bar(bar, grid.beat(step)), symbol, section)
     return notes
@@ -393,14 +428,14 @@ def _line(song: Song, form: Sequence[Section], style: Style, player: Player, cho
         player: the player, silent at energies without patterns.
     """
     all_bars = bars(song)
-    # from start to end in seconds: the sections in which the player has patterns
+    # start and end, in seconds, of the sections in which the player has patterns
     spans = []
     for section in form:
         if section.energy in player.patterns:
             spans.append((all_bars[section.first][0], all_bars[section.end - 1][-1]))
     line = []
     for note in one_voice(song.tracks.get("BRIDGE", ())):
-        if any(start <= note.start < end - 0.1 for start, end in spans):
+        if any(start <= note.start < end - LINE_END_SECONDS for start, end in spans):
             line.append(note)
     if not line:
         return []
@@ -410,4 +445,4 @@ def _line(song: Song, form: Sequence[Section], style: Style, player: Player, cho
     return list(on_frames(moved))
 
 
-_PLAYED = {"chords": _chords, "bass": _bass, "drums": _drums, "line": _line}
+_NOTES_OF_ROLE = {"chords": _chords, "bass": _bass, "drums": _drums, "line": _line}

@@ -11,10 +11,11 @@ import numpy as np
 
 from .midi_song import Chord, Note, Song
 
-# the codec's
+# the codec's, in Hz
 FRAME_RATE = 75
+# length of a drum's note, in seconds
 DRUM_NOTE = 0.1
-# a chord that begins within this time counts already
+# a chord that begins within this time is the current one already
 LOOK_AHEAD_SECONDS = 0.05
 LEAST_NOTE_FRAMES = 4
 
@@ -29,42 +30,43 @@ class Part:
 
 
 def bars(song: Song) -> list[np.ndarray]:
-    """Beats of each bar in seconds and the next downbeat, float64 [beats + 1]; the last bar's end is extrapolated."""
+    """Beats of each bar and the next downbeat, in seconds, float64 [beats + 1]; the last bar's end is extrapolated."""
     beats = np.array(song.beats)
     starts = [at for at in song.downbeats if at < song.duration]
-    # the last bar ends somewhere after the song, so that it gets all beats that are left
+    # any time after the song, so that the last bar gets all remaining beats
     ends = [*starts[1:], song.duration + 10]
     beats_of_bars = []
     for start, end in zip(starts, ends, strict=True):
         # 1e-6: a beat may differ from the downbeat by rounding
         inside = beats[(beats >= start - 1e-6) & (beats < end - 1e-6)]
         if end > song.duration:
-            # a beat after the last one
+            # one beat after the last one
             end = inside[-1] + float(np.median(np.diff(beats)))
         beats_of_bars.append(np.append(inside, end))
     return beats_of_bars
 
 
 def time_of(bar: np.ndarray, beat: float) -> float:
-    """Time in seconds of a (fractional) beat in a bar from `bars`, whose beats need not be evenly spaced."""
+    """Time in seconds of a beat in a bar from `bars`: 0 is the downbeat, fractions are interpolated between beats."""
     return float(np.interp(beat, np.arange(bar.size), bar))
 
 
 def chord_at(song: Song, seconds: float) -> Chord | None:
-    """The chord at a time in seconds, or which begins just after it; None if there is none."""
+    """The latest chord to begin by a time in seconds, or just after it; None before the first, and for "N"."""
     for chord in reversed(song.chords):
         if chord.start <= seconds + LOOK_AHEAD_SECONDS:
-            # "N", no chord, has no bass
+            # only "N", no chord, has no bass
             return None if chord.bass is None else chord
     return None
 
 
 def on_frames(notes: list[Note]) -> tuple[Note, ...]:
-    """Rounds starts and ends of notes to frames; notes are at least `LEAST_NOTE_FRAMES` long."""
+    """Rounds starts and ends of notes to codec frames; notes become at least `LEAST_NOTE_FRAMES` long."""
 
-    def moved(note: Note) -> Note:
+    def rounded(note: Note) -> Note:
+        """The note with start and end on frame boundaries, in seconds."""
         start = round(note.start * FRAME_RATE)
         end = max(start + LEAST_NOTE_FRAMES, round(note.end * FRAME_RATE))
         return dataclasses.replace(note, start=start / FRAME_RATE, end=end / FRAME_RATE)
 
-    return tuple(map(moved, notes))
+    return tuple(map(rounded, notes))

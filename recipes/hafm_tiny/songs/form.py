@@ -15,9 +15,9 @@ from hafm_hf.lead_sheet.lead_sheet import ENERGIES
 from .band import bars
 from .midi_song import Note, Song, transpose_label
 
-# above this tempo, a pattern step is an eighth instead of a sixteenth, and sections have twice as many bars
+# from this tempo in BPM on, a pattern step is an eighth instead of a sixteenth, and sections have twice as many bars
 FAST_TEMPO = 100.0
-# in slow songs
+# lengths in slow songs
 INTRO_BARS = 2
 SECTION_BARS = 4
 # notes that begin later than this many seconds after the last downbeat are left out
@@ -27,9 +27,10 @@ WHOLE_BAR = 0.6
 # of a reharmonised song: number of bars that are transposed together, and the share of such groups
 MOVED_BARS = 2
 MOVED_SHARE = 0.5
-# tolerance in seconds for assigning chords and notes to bars
+# tolerance in seconds for assigning chords and notes to bars; notes may begin this much before their section
 EARLY = 0.05
-# quantiles of a song's sections at which normal and full begin
+PICKUP_SECONDS = 0.1
+# sections ranked by energy, from 0 to 1: where normal and full begin
 SHARES = (0.28, 0.62)
 
 
@@ -52,8 +53,12 @@ def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
     """Divide a song into an intro, sections of four bars (eight in fast songs), and its last bar as an ending.
 
     The more the melody stands out in a section, the higher its energy tends to be; some randomness is added.
+
+    Args:
+        song: beats, downbeats and melody.
+        generator: draws the randomness, and the energy of the intro.
     """
-    # a last bar that is cut short is not used
+    # without a last bar that is cut short
     whole_bars = [bar for bar in bars(song) if bar[0] + WHOLE_BAR * (bar[-1] - bar[0]) <= song.duration]
     scale = 4 // steps_a_beat(song)  # 1 in slow songs, 2 in fast ones
     intro = min(INTRO_BARS * scale, len(whole_bars) // 4)
@@ -66,7 +71,7 @@ def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
     lifts = []
     for first, end in spans:
         lifts.append(_lift(song, whole_bars[first][0], whole_bars[end][0]) + generator.normal(0, 0.5))
-    # of each section, the share of sections in which the melody stands out less
+    # share of the sections in which the melody stands out less, for each section
     ranks = (np.argsort(np.argsort(lifts)) + 0.5) / len(spans)
     energies = [ENERGIES[int(np.digitize(rank, SHARES))] for rank in ranks]
     names = {"sparse": "verse", "normal": "verse", "full": "chorus"}
@@ -97,16 +102,20 @@ def _lift(song: Song, start: float, end: float) -> float:
 def with_form(song: Song, form: tuple[Section, ...]) -> Song:
     """Applies a form (from `sections`) to a song: no voice in the intro, one held chord in the last bar."""
     all_bars = bars(song)
-    # in seconds
+    # times in seconds
     voice_start = all_bars[form[0].end][0] if form[0].name == "intro" else 0.0
     last_downbeat = float(all_bars[form[-1].first][0])
-    # the last of these chords is held; it may begin a little after the downbeat
+    # the last chord may begin a little after the last downbeat
     chords = [chord for chord in song.chords if chord.start <= last_downbeat + EARLY]
-    chords[-1:] = [dataclasses.replace(chord, end=song.duration) for chord in chords[-1:]]
+    if chords:
+        # held to the end
+        chords[-1] = dataclasses.replace(chords[-1], end=song.duration)
 
     def in_form(notes: Iterable[Note], start: float) -> tuple[Note, ...]:
-        """The notes from a time in seconds, or just before it, to the last downbeat."""
-        return tuple(note for note in notes if start - 0.1 <= note.start <= last_downbeat + AFTER_LAST_DOWNBEAT)
+        """The notes that begin between a time in seconds and the last downbeat, or slightly outside of these."""
+        first = start - PICKUP_SECONDS
+        last = last_downbeat + AFTER_LAST_DOWNBEAT
+        return tuple(note for note in notes if first <= note.start <= last)
 
     return dataclasses.replace(
         song,
@@ -117,33 +126,43 @@ def with_form(song: Song, form: tuple[Section, ...]) -> Song:
 
 
 def reharmonised(song: Song, generator: np.random.Generator) -> Song:
-    """Transposes chords and instrumental lines in half of a song's pairs of bars by random intervals.
+    """Transposes chords and instrumental lines in about half of a song's pairs of bars by random intervals.
 
     The melody stays unchanged, so that the chords cannot be inferred from the voice, only from the lead sheet.
     """
+    # bounds of the pairs of bars, in seconds
     edges = np.array([0.0, *(float(bar[0]) for bar in bars(song)[MOVED_BARS::MOVED_BARS]), song.duration])
-    # semitones of each pair of bars, 0 to 11
-    intervals = generator.integers(1, 12, edges.size - 1) * (generator.random(edges.size - 1) < MOVED_SHARE)
+    num_pairs = edges.size - 1
+    drawn_intervals = generator.integers(1, 12, num_pairs)
+    is_moved = generator.random(num_pairs) < MOVED_SHARE
+    # semitones by which each pair of bars is transposed, 0 to 11
+    intervals = drawn_intervals * is_moved
 
     def interval_at(seconds: float) -> int:
+        """Semitones by which to transpose what begins at a time."""
         pair = np.searchsorted(edges, seconds + EARLY, "right") - 1
         return int(intervals[np.clip(pair, 0, intervals.size - 1)])
 
     chords = []
     for chord in song.chords:
-        for start, end in _cut(chord.start, chord.end, edges):
+        for start, end in _cut_at_edges(chord.start, chord.end, edges):
             label = transpose_label(chord.label, interval_at(start))
             chords.append(dataclasses.replace(chord, start=float(start), end=float(end), label=label))
 
     def transposed(note: Note) -> Note:
-        """Moves a note the shorter way, up or down."""
-        return dataclasses.replace(note, pitch=note.pitch + (interval_at(note.start) + 6) % 12 - 6)
+        """Moves a note up or down, whichever way is shorter."""
+        semitones = (interval_at(note.start) + 6) % 12 - 6  # −6 to 5
+        return dataclasses.replace(note, pitch=note.pitch + semitones)
 
     tracks = {name: tuple(map(transposed, notes)) for name, notes in song.tracks.items()}
     return dataclasses.replace(song, chords=tuple(chords), tracks=tracks)
 
 
-def _cut(start: float, end: float, edges: np.ndarray) -> Iterable[tuple[float, float]]:
-    """Cuts a time span in seconds at the edges inside it, unless they are within `EARLY` of its ends: (start, end)."""
+def _cut_at_edges(start: float, end: float, edges: np.ndarray) -> Iterable[tuple[float, float]]:
+    """Cuts a time span at the edges inside it, except those within `EARLY` of its ends; all times in seconds.
+
+    Returns:
+        Start and end of each piece, in order.
+    """
     inside = [float(edge) for edge in edges if start + EARLY < edge < end - EARLY]
     return zip([start, *inside], [*inside, end], strict=True)

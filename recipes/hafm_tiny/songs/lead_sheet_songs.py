@@ -18,11 +18,13 @@ import pretty_midi
 
 from .midi_song import Chord, Note, Song, SongError, one_voice
 
-# quarters per bar of the metres that can be read, and the beats they are counted in
+# metres that can be read, with their beats per bar; a beat is a quarter
 METRES = {"3/4": 3, "4/4": 4}
 # shorter tunes are repeated, as a corpus takes excerpts of up to 90 s
 LEAST_SECONDS = 100.0
+# tunes with fewer notes are left out
 LEAST_NOTES = 16
+# per beat, in MIDI files
 TICKS = 480
 
 
@@ -32,7 +34,7 @@ def lead_sheet_songs(path: Path, metre: str = "3/4", tempo: tuple[float, float] 
     Args:
         path: the file, one JSON object per line.
         metre: one of METRES.
-        tempo: slowest and fastest, in beats a minute; each song's is drawn by its title.
+        tempo: slowest and fastest tempo in BPM; source and title determine which one a song gets.
 
     Raises:
         ValueError: another metre.
@@ -46,39 +48,39 @@ def lead_sheet_songs(path: Path, metre: str = "3/4", tempo: tuple[float, float] 
 
 
 def _song(sheet: dict[str, Any], metre: int, tempo: tuple[float, float]) -> Song:
-    """A lead sheet as a song, repeated up to `LEAST_SECONDS`.
+    """Makes a song of a lead sheet, repeated until it lasts LEAST_SECONDS.
 
     Args:
         sheet: "source" and "title", and "notes" and "chords" with starts and lengths in beats.
         metre: beats in a bar.
-        tempo: slowest and fastest in BPM; source and title determine what is drawn.
+        tempo: slowest and fastest tempo in BPM; source and title determine which one is drawn.
     """
     name = f"{sheet['source']}/{sheet['title']}"
     digest = hashlib.sha256(name.encode()).digest()
     generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
     beat = 60 / float(generator.uniform(*tempo))  # in seconds
-    last = max(start + length for start, length, _ in sheet["notes"] + sheet["chords"])
+    last_end = max(start + length for start, length, _ in sheet["notes"] + sheet["chords"])  # in beats
     # 0.01: an end just after a bar line belongs to the bar before it
-    bars = int(np.ceil(last / metre - 0.01))
+    bars = int(np.ceil(last_end / metre - 0.01))
     repeats = int(np.ceil(LEAST_SECONDS / (bars * metre * beat)))
     notes = []
     chords = []
     for repeat in range(repeats):
-        first = repeat * bars * metre
+        first = repeat * bars * metre  # in beats
         for start, length, pitch in sheet["notes"]:
             notes.append(Note((first + start) * beat, (first + start + length) * beat, int(pitch)))
         for start, length, label in sorted(sheet["chords"]):
             if _is_chord(label):
                 chords.append(Chord((first + start) * beat, (first + start + length) * beat, label))
-    total = repeats * bars * metre
+    num_beats = repeats * bars * metre
     return Song(
         name,
         melody=one_voice(notes),
         tracks={},
-        beats=tuple(number * beat for number in range(total)),
-        downbeats=tuple(number * beat for number in range(0, total, metre)),
+        beats=tuple(index * beat for index in range(num_beats)),
+        downbeats=tuple(index * beat for index in range(0, num_beats, metre)),
         chords=tuple(chords),
-        duration=total * beat,
+        duration=num_beats * beat,
     )
 
 
@@ -92,10 +94,14 @@ def _is_chord(label: str) -> bool:
 
 
 def write_song(song: Song, folder: Path) -> None:
-    """Writes a song in POP909's layout, for `midi_song.read_song`: FOLDER/FOLDER.mid, beats and chords as text.
+    """Writes a song in POP909's layout, for `midi_song.read_song`.
+
+    Args:
+        song: the song.
+        folder: new folder NNN, for NNN.mid, beat_midi.txt and chord_midi.txt.
 
     Raises:
-        SongError: the song has no beats, notes or chords.
+        SongError: the song has no melody, beats or chords.
     """
     if not (song.melody and song.beats and song.chords):
         raise SongError(f"{song.name} has no melody, beats or chords to write.")
@@ -107,8 +113,8 @@ def write_song(song: Song, folder: Path) -> None:
         midi.instruments.append(track)
     midi.write(str(folder / f"{folder.name}.mid"))
     downbeats = set(song.downbeats)
-    # seconds, half-bar flag, downbeat flag
-    beats = [f"{beat} {float(beat in downbeats)} {float(beat in downbeats)}" for beat in song.beats]
-    (folder / "beat_midi.txt").write_text("\n".join(beats) + "\n")
-    chords = [f"{chord.start}\t{chord.end}\t{chord.label}" for chord in song.chords]
-    (folder / "chord_midi.txt").write_text("\n".join(chords) + "\n")
+    # seconds, half-bar flag (which `read_song` ignores), downbeat flag
+    beat_lines = [f"{beat} {float(beat in downbeats)} {float(beat in downbeats)}" for beat in song.beats]
+    (folder / "beat_midi.txt").write_text("\n".join(beat_lines) + "\n")
+    chord_lines = [f"{chord.start}\t{chord.end}\t{chord.label}" for chord in song.chords]
+    (folder / "chord_midi.txt").write_text("\n".join(chord_lines) + "\n")

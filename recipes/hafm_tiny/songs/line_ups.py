@@ -16,7 +16,14 @@ from .styles import Player, Style
 
 @dataclass(frozen=True)
 class Family:
-    """Instruments played alike: programs, voicing, lowest pitch (MIDI), and whether they may use an amplifier."""
+    """Instruments that play chords alike.
+
+    Attributes:
+        programs: their General MIDI programs.
+        voicing: how they spread a chord (see `arranger.voicing`).
+        low: lowest pitch (MIDI).
+        amplified: whether they can be played through an overdriven amplifier.
+    """
 
     programs: tuple[int, ...]
     voicing: str = "close"
@@ -24,7 +31,7 @@ class Family:
     amplified: bool = True
 
 
-# piano, electric piano, acoustic and electric guitar, organ
+# pianos, electric pianos, acoustic and electric guitars, organs
 CHORDS = (
     Family((0, 1, 2, 3), amplified=False),
     Family((4, 5, 7, 11)),
@@ -32,21 +39,23 @@ CHORDS = (
     Family((26, 27, 28, 29, 30), "guitar", 40),
     Family((16, 17, 18, 21)),
 )
-# acoustic, soft, electronic
+# programs of drum kits: acoustic, soft, electronic
 KITS = ((0, 8, 16), (32, 40, 48), (24, 25))
 BASSES = (32, 33, 34, 35, 36, 37, 38, 39)
-# programs of the other players by how they play: held chords, picked or short ones, overdriven and other lines
+# programs of the other players: those of held chords, of picked or short ones, of overdriven lines and of other lines
 PADS = (16, 18, 19, 21, 48, 49, 50, 51, 52, 61, 62, 88, 89, 90, 95)
 PICKED = (4, 11, 12, 15, 24, 25, 26, 27, 45, 46, 104, 105, 107, 108)
 DRIVEN = (4, 16, 26, 27, 28, 80)
 LINES = (9, 11, 22, 40, 42, 56, 60, 65, 66, 68, 71, 73, 74, 75, 80)
-# per song: range of timing deviations and largest constant offset in seconds, range of velocity deviations
+# per song: range of the standard deviation of onsets and largest constant offset, in seconds; range of the standard
+# deviation of velocities
 UNSTEADY_SECONDS = (0.004, 0.014)
 PUSH_SECONDS = 0.008
 UNEVEN = (4.0, 10.0)
 # a chord player with notes shorter than this share of their steps plays picked instruments
 SHORT = 0.8
-# per song: deviation of players' levels in dB, range of added room level in dB, factors of the room's length
+# per song: standard deviation of players' levels in dB, range of the change of room level in dB, factors of the
+# reverberation time
 LEVEL_DB = 2.5
 ROOM_DB = (-6.0, 8.0)
 ROOM_LENGTHS = (0.5, 0.8, 1.2, 2.0)
@@ -54,7 +63,13 @@ ROOM_LENGTHS = (0.5, 0.8, 1.2, 2.0)
 
 @dataclass(frozen=True)
 class Hands:
-    """A player's timing offset in seconds (positive: late), and standard deviations of timing and velocity."""
+    """How exactly a player plays.
+
+    Attributes:
+        push: offset of all onsets in seconds; positive: late.
+        unsteady: standard deviation of the onsets in seconds.
+        uneven: standard deviation of the MIDI velocities.
+    """
 
     push: float
     unsteady: float
@@ -62,9 +77,9 @@ class Hands:
 
     def play(self, notes: Iterable[Note], generator: np.random.Generator) -> Iterator[Note]:
         """Applies timing and velocity deviations to notes; simultaneous notes stay together."""
-        moves: dict[float, float] = {}  # seconds by the notes' start
+        moves: dict[float, float] = {}  # by rounded start of notes: seconds by which they are late
         for note in notes:
-            # notes within 0.1 ms count as simultaneous
+            # to 0.1 ms, within which notes count as simultaneous
             instant = round(note.start, 4)
             if instant not in moves:
                 moves[instant] = self.push + self.unsteady * float(np.clip(generator.standard_normal(), -2.5, 2.5))
@@ -75,7 +90,7 @@ class Hands:
 
 
 def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]:
-    """Draws the timing and velocity of every player of a style, by the player's name; bass and drums are together."""
+    """Draws the `Hands` of every player of a style, by name; bass and drums have the same offset."""
     unsteady = generator.uniform(*UNSTEADY_SECONDS)
     uneven = generator.uniform(*UNEVEN)
     pushes = {role: generator.uniform(-PUSH_SECONDS, PUSH_SECONDS) for role in ("drums", "chords", "line")}
@@ -93,7 +108,7 @@ def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random
     """
     family = CHORDS[int(generator.integers(len(CHORDS)))]
     kits = KITS[int(generator.integers(len(KITS)))]
-    # the first player of chords gets the family; its voicing follows
+    # only the first chord player gets an instrument of the family, and is adapted to it
     leader = next(name for name, player in style.players.items() if player.stem == "chords")
     players = {}
     for name, player in style.players.items():
@@ -117,8 +132,8 @@ def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random
 def _adapted(player: Player, family: Family) -> Player:
     """Adapts a chord player to a family of instruments.
 
-    With an amplifier that suits the family, the player stays as it is; otherwise it loses its amplifier, and takes
-    the family's voicing and range.
+    A player with an amplifier stays unchanged if the family can use it. All others take the family's voicing and range
+    and play without an amplifier.
     """
     if player.sound.drive_db and family.amplified:
         return player

@@ -18,11 +18,15 @@ from hafm_hf.lead_sheet.chords import key_fit
 
 NO_CHORD = "N"
 PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+# fields in a line of chord_midi.txt
 CHORD_FIELDS = 3
+# in seconds: shorter notes of a melody are left out; notes that start within this time count as simultaneous
 SHORTEST_NOTE = 0.06
 SAME_ONSET = 0.03
-# of a bar that holds two bars of a waltz
+# beats in a bar that holds two bars of a waltz
 SIX_BEATS = 6
+# an excerpt is drawn among those with at least this share of the longest singing
+DENSE_SHARE = 0.85
 
 
 class SongError(ValueError):
@@ -49,15 +53,15 @@ class Chord:
 
     @property
     def pitch_classes(self) -> tuple[int, ...]:
-        """The pitch classes of the chord from the root upwards; empty for no chord."""
+        """The pitch classes of the chord (0 for C), from the root upwards; empty for `N`."""
         root, tones, _ = mir_eval.chord.encode(self.label)
-        return () if root < 0 else tuple(int((root + i) % 12) for i in np.flatnonzero(tones))
+        return () if root < 0 else tuple(int((root + interval) % 12) for interval in np.flatnonzero(tones))
 
     @property
     def bass(self) -> int | None:
-        """The pitch class of the lowest note, None for no chord."""
-        root, _, bass = mir_eval.chord.encode(self.label)
-        return None if root < 0 else int((root + bass) % 12)
+        """The pitch class (0 for C) of the lowest note; None for `N`."""
+        root, _, bass_interval = mir_eval.chord.encode(self.label)
+        return None if root < 0 else int((root + bass_interval) % 12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +69,9 @@ class Song:
     """A symbolic song.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         melody: the sung line, sorted and monophonic.
-        tracks: other notes by the tracks' names in capitals.
+        tracks: notes of the other tracks, by track name in capitals.
         beats, downbeats: in seconds.
         chords: sorted.
         duration: in seconds.
@@ -88,7 +92,7 @@ class Song:
 
     @property
     def key(self) -> str:
-        """The key, such as `F#:min`, whose profile correlates best with the durations of pitch classes."""
+        """The key, such as `F#:min`, whose profile correlates best with the durations of the song's pitch classes."""
         histogram = np.zeros(12)
         for note in self.melody:
             histogram[note.pitch % 12] += note.end - note.start
@@ -100,7 +104,10 @@ class Song:
 
 
 def one_voice(notes: Iterable[Note]) -> tuple[Note, ...]:
-    """Make notes monophonic: of simultaneous notes, keep the highest; end each note at the start of the next."""
+    """Make notes monophonic: of simultaneous notes, keep the highest; end each note where the next one starts.
+
+    Notes shorter than SHORTEST_NOTE are left out.
+    """
     voice: list[Note] = []
     for note in sorted(notes, key=lambda n: (n.start, n.pitch)):
         if voice and note.start - voice[-1].start < SAME_ONSET:
@@ -108,10 +115,10 @@ def one_voice(notes: Iterable[Note]) -> tuple[Note, ...]:
                 voice[-1] = dataclasses.replace(note, start=voice[-1].start)
         else:
             voice.append(note)
-    ends = [min(note.end, following.start) for note, following in zip(voice, voice[1:], strict=False)]
-    ends += [note.end for note in voice[-1:]]
-    cut = (dataclasses.replace(note, end=end) for note, end in zip(voice, ends, strict=True))
-    return tuple(note for note in cut if note.end - note.start >= SHORTEST_NOTE)
+    for index, following in enumerate(voice[1:]):
+        note = voice[index]
+        voice[index] = dataclasses.replace(note, end=min(note.end, following.start))
+    return tuple(note for note in voice if note.end - note.start >= SHORTEST_NOTE)
 
 
 def read_song(folder: Path) -> Song:
@@ -132,7 +139,7 @@ def read_song(folder: Path) -> Song:
 
 
 def _read_song(folder: Path) -> Song:
-    """Reads a song; raises SongError or whatever its files cause."""
+    """Reads a song; raises SongError if a part is missing, or any error of a file that cannot be read."""
     midi = pretty_midi.PrettyMIDI(str(folder / f"{folder.name}.mid"))
     tracks = {}
     for instrument in midi.instruments:
@@ -173,12 +180,14 @@ def list_songs(folder: Path) -> list[Path]:
 
 
 def excerpt(song: Song, start: float, end: float) -> Song:
-    """The part of a song in [start, end), moved to time zero; notes and chords are cut at its end."""
+    """The part of a song in [start, end), in seconds, moved to time zero; notes and chords are cut at its end."""
 
     def cut(notes: Iterable[Note]) -> tuple[Note, ...]:
+        """The notes that start inside, at least SHORTEST_NOTE before the end."""
         inside = (n for n in notes if start <= n.start < end - SHORTEST_NOTE)
         return tuple(dataclasses.replace(n, start=n.start - start, end=min(n.end, end) - start) for n in inside)
 
+    # chords outside get a negative length, and are left out below
     chords = (Chord(max(c.start, start) - start, min(c.end, end) - start, c.label) for c in song.chords)
     return dataclasses.replace(
         song,
@@ -192,22 +201,23 @@ def excerpt(song: Song, start: float, end: float) -> Song:
 
 
 def in_threes(song: Song) -> Song:
-    """A song whose bars have six beats, as POP909 counts its waltzes, with bars of three; other songs as they are."""
+    """Halves the bars of a song that has six beats in a bar, as POP909 counts waltzes; other songs stay unchanged."""
     beats = np.array(song.beats)
     downbeats = np.array(song.downbeats)
-    # number of each bar's first beat; 1e-6: times may differ by rounding
+    # index of each bar's first beat; 1e-6: times may differ by rounding
     firsts = np.searchsorted(beats, downbeats - 1e-6)
     if len(firsts) < 2 or np.median(np.diff(firsts)) != SIX_BEATS:
         return song
+    # index of the first beat of each bar's second half; a bar with less than two beats of it is left whole
     halves = firsts + SIX_BEATS // 2
-    # a bar that is cut short or begins anew before its second half is left whole
     ends = np.append(firsts[1:], len(beats))
     halves = halves[halves + 1 < ends]
-    return dataclasses.replace(song, downbeats=tuple(sorted({*downbeats.tolist(), *beats[halves].tolist()})))
+    all_downbeats = {*downbeats.tolist(), *beats[halves].tolist()}
+    return dataclasses.replace(song, downbeats=tuple(sorted(all_downbeats)))
 
 
 def transpose_label(label: str, semitones: int) -> str:
-    """Transposes a chord label in Harte's notation; `N` stays unchanged."""
+    """Transposes a chord label in Harte's notation, such as `C#:min/b3`, up by semitones; `N` stays unchanged."""
     if label == NO_CHORD:
         return label
     root, colon, quality = label.partition(":")
@@ -216,12 +226,14 @@ def transpose_label(label: str, semitones: int) -> str:
 
 
 def change(song: Song, semitones: int = 0, stretch: float = 1.0, lead_in: float = 0.0) -> Song:
-    """Transpose a song, stretch it in time by a factor, and delay it by `lead_in` seconds."""
+    """Transpose a song up by semitones, stretch it in time by a factor, and then delay it by `lead_in` seconds."""
 
     def at(seconds: float) -> float:
+        """The new time, in seconds."""
         return seconds * stretch + lead_in
 
     def moved(notes: Iterable[Note]) -> tuple[Note, ...]:
+        """The notes at their new times and pitches."""
         return tuple(Note(at(n.start), at(n.end), n.pitch + semitones, n.velocity) for n in notes)
 
     return dataclasses.replace(
@@ -236,12 +248,12 @@ def change(song: Song, semitones: int = 0, stretch: float = 1.0, lead_in: float 
 
 
 def dense_excerpt(song: Song, seconds: float, generator: np.random.Generator) -> Song:
-    """An excerpt of up to `seconds` from a downbeat, drawn from those with at least 85 % of the most singing."""
+    """Draws an excerpt of up to `seconds` that starts on a downbeat, among those with nearly the most singing."""
     sung_seconds = []  # of the excerpt from each downbeat
     for start in song.downbeats:
         overlaps = [min(note.end, start + seconds) - max(note.start, start) for note in song.melody]
         sung_seconds.append(sum(max(0.0, overlap) for overlap in overlaps))
-    least = 0.85 * max(sung_seconds)
+    least = DENSE_SHARE * max(sung_seconds)
     candidates = [at for at, amount in zip(song.downbeats, sung_seconds, strict=True) if amount >= least]
     start = candidates[int(generator.integers(len(candidates)))]
     return excerpt(song, start, min(start + seconds, song.duration))

@@ -18,27 +18,37 @@ from scipy.signal import butter, sosfilt
 
 from .midi_song import Note
 
-# all in seconds: WORLD's frame; how much of a recorded syllable is analysed; limit of its consonant
+# all in seconds: WORLD's frame; how much of a recorded syllable is analysed; longest consonant
 FRAME_SECONDS = 0.005
 LONGEST_UNIT = 1.1
 LONGEST_CONSONANT = 0.22
-# between syllables of a phrase; end of a syllable before a rest; a shorter pause does not end a phrase
+# in seconds: crossfade between syllables of a phrase; release of a syllable before a rest; shortest pause between
+# phrases; rest that is synthesised on both sides of a phrase; shortest note, and least time between two onsets
 CROSSFADE = 0.04
 RELEASE = 0.06
 SAME_PHRASE = 0.12
-# added to a power, so that it has a logarithm
-SILENCE = 1e-12
-# synthesised on both sides of a phrase
 REST_MARGIN = 0.04
+SHORTEST_NOTE = 0.05
+# smallest power, so that it has a logarithm
+SILENCE = 1e-12
+# largest interval within a melisma, in semitones; a syllable with a shorter vowel is left out
+MELISMA_INTERVAL = 5
+SHORTEST_VOWEL_FRAMES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-    """The analysed syllables of one voice, with all frames in one bank.
+    """The analysed syllables of one voice, with the frames (of FRAME_SECONDS) of all syllables in one bank.
 
-    Shapes: N frames of FRAME_SECONDS, F frequency bins. `log_spectra` (float64 [N, F], log power, with all vowels at
-    the same level), `aperiodicity` (float64 [N, F]), `voiced` (bool [N]), `units` (int [U, 4]: first frame of the
-    consonant, of the vowel, of the stretchable part, and the end), `pitch`: median pitch of the recordings (MIDI).
+    Attributes:
+        name: name of the voice.
+        sampling_rate: in Hz.
+        log_spectra (float64 [frames, frequency bins]): log power, with all vowels at the same level.
+        aperiodicity (float64 [frames, frequency bins]): share of noise, from 0 to 1.
+        voiced (bool [frames]): whether a frame has a pitch.
+        units (int [syllables, 4]): frames of the bank at which a syllable's consonant, its vowel and the stretchable
+            part of the vowel begin, and the end.
+        pitch: median pitch of the recordings (MIDI).
     """
 
     name: str
@@ -52,7 +62,25 @@ class Voice:
 
 @dataclasses.dataclass(frozen=True)
 class Manner:
-    """How a take is sung, in cents, seconds and Hz; the defaults have no expression and no errors."""
+    """How a take is sung; the defaults have no expression and no errors.
+
+    Attributes:
+        detune: offset of all pitches, in cents.
+        note_error: standard deviation of the notes' pitches, in cents.
+        drift: standard deviation of a slow drift of the pitch, in cents.
+        vibrato_depth: in cents.
+        vibrato_rate: in Hz.
+        vibrato_delay: time from the start of a note to its vibrato, in seconds.
+        portamento: time of the glide between two notes, in seconds.
+        scoop: largest depth from which the first note of a phrase rises to its pitch, in cents.
+        onset_jitter: standard deviation of the onsets, in seconds.
+        lag: offset of all onsets, in seconds; positive: late.
+        melisma: share of the notes that continue the syllable of the note before, where that is possible.
+        dynamics_db: standard deviation of the syllables' levels, in dB.
+        breathiness: how much noisier the voice is than its recordings; 0: equally.
+        breath_db: level of breaths between phrases relative to singing, in dB; −∞: no breaths.
+        formant: factor of the formants' frequencies.
+    """
 
     detune: float = 0.0
     note_error: float = 0.0
@@ -73,6 +101,8 @@ class Manner:
 
 def random_manner(generator: np.random.Generator, formant: float = 1.0) -> Manner:
     """Draw a manner within the range of amateur and trained singers: mostly in tune, some takes up to 50 cents off.
+
+    Half of the takes have vibrato, half of them scoops, and 70 % breaths.
 
     Args:
         generator: draws everything but the formants.
@@ -99,12 +129,16 @@ def random_manner(generator: np.random.Generator, formant: float = 1.0) -> Manne
 
 
 def _frames(seconds: float) -> int:
-    """A time in frames of WORLD's analysis."""
+    """A time in seconds as a number of WORLD's frames."""
     return round(seconds / FRAME_SECONDS)
 
 
 def _analyse(audio: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """WORLD's pitch in Hz [T], spectra [T, F] and aperiodicity [T, F] of a recording (float64 [N])."""
+    """WORLD's parameters of a recording (float64 [samples]).
+
+    Returns:
+        Pitch in Hz (float64 [frames]; 0: unvoiced), power spectra and aperiodicity (float64 [frames, frequency bins]).
+    """
     import pyworld  # needs a C++ compiler to install: only for analysing and singing, not for a recipe's --help
 
     f0, times = pyworld.harvest(audio, sampling_rate, frame_period=1000 * FRAME_SECONDS)
@@ -116,21 +150,23 @@ def _unit_bounds(loudness: np.ndarray, vowel: int, fixed: int) -> list[int]:
     """Finds the parts of a recorded syllable, in frames of 5 ms.
 
     Args:
-        loudness (float [T]): in dB.
-        vowel: frame in which the vowel begins, by the voice's list.
-        fixed: frame before which a syllable must not be stretched, by the list.
+        loudness (float [frames]): in dB.
+        vowel: frame in which the vowel begins, according to units.tsv.
+        fixed: frame before which a syllable must not be stretched, according to units.tsv.
 
     Returns:
         First frame of the consonant, of the vowel and of the stretchable part, and the end.
     """
+    # leaves room for a vowel of 30 frames
     vowel = min(vowel, loudness.size - 30)
-    steady = np.median(loudness[vowel + 10 : vowel + 60])  # level of the vowel
-    # the consonant starts with the first sound that is not 45 dB below the vowel
-    loud_before = np.flatnonzero(loudness[:vowel] > steady - 45)
-    start = max(int(loud_before[0]) if loud_before.size else vowel, vowel - _frames(LONGEST_CONSONANT))
-    # the vowel ends where it is 9 dB down, or else just before the recording does
+    vowel_level = np.median(loudness[vowel + 10 : vowel + 60])
+    # the consonant starts with the first sound less than 45 dB below the vowel
+    loud_before = np.flatnonzero(loudness[:vowel] > vowel_level - 45)
+    first_sound = int(loud_before[0]) if loud_before.size else vowel
+    start = max(first_sound, vowel - _frames(LONGEST_CONSONANT))
+    # the vowel ends where its level has fallen by 9 dB, or else just before the recording ends
     after = vowel + 10
-    quiet_after = np.flatnonzero(loudness[after:] < steady - 9)
+    quiet_after = np.flatnonzero(loudness[after:] < vowel_level - 9)
     end = after + int(quiet_after[0]) if quiet_after.size else loudness.size - 4
     end = max(end, vowel + 20)
     # at least 12 frames are left to stretch
@@ -143,7 +179,7 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
 
     Args:
         folder: contains `units.tsv` and the audio files listed in it, all with the same sampling rate.
-        syllables: number of syllables to use, evenly spread over the list; default: all.
+        syllables: number of syllables to use, evenly spread over the list; None: all.
 
     Raises:
         FileNotFoundError: there is no `units.tsv`.
@@ -153,12 +189,13 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
         raise FileNotFoundError(f"{table} is missing; a voice is a folder of syllables listed in units.tsv.")
     rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
     if syllables is not None:
-        rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, syllables).astype(int))]
+        used = np.unique(np.linspace(0, len(rows) - 1, syllables).astype(int))
+        rows = [rows[i] for i in used]
     spectra = []
     aperiodicity = []
     pitches = []
     units = []
-    first = 0  # frame of the bank
+    first = 0  # the syllable's first frame in the bank
     for file, _, fixed_ms, vowel_ms, *_ in rows:
         audio, sampling_rate = soundfile.read(folder / file, dtype="float64")
         f0, spectrum, noise = _analyse(audio[: int(LONGEST_UNIT * sampling_rate)], sampling_rate)
@@ -171,41 +208,51 @@ def load_voice(folder: Path, syllables: int | None = None) -> Voice:
         pitches.append(f0)
         units.append([first + bound for bound in bounds])
         first += len(f0)
-    f0 = np.concatenate(pitches)
+    bank_f0 = np.concatenate(pitches)
+    is_voiced = bank_f0 > 0
     return Voice(
         name=folder.name,
         sampling_rate=sampling_rate,
         log_spectra=np.log(np.concatenate(spectra) + SILENCE),
         aperiodicity=np.concatenate(aperiodicity),
-        voiced=f0 > 0,
+        voiced=is_voiced,
         units=np.array(units),
-        pitch=float(69 + 12 * np.log2(np.median(f0[f0 > 0]) / 440)),
+        pitch=float(69 + 12 * np.log2(np.median(bank_f0[is_voiced]) / 440)),
     )
 
 
 def sung_notes(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> tuple[Note, ...]:
-    """Applies the manner's onset jitter and lag to notes, which stay monophonic and last at least 50 ms."""
+    """Applies the manner's onset jitter and lag to notes.
+
+    Args:
+        notes: sorted and monophonic, at least one.
+        manner: jitter and lag.
+        generator: draws the jitter, which is at most two standard deviations.
+
+    Returns:
+        The notes, still monophonic, none shorter than 50 ms.
+    """
     starts: list[float] = []
     for note in notes:
         start = note.start + manner.lag + float(np.clip(generator.normal(0, 1), -2, 2)) * manner.onset_jitter
-        # at least 50 ms after the note before it
-        starts.append(max(start, starts[-1] + 0.05 if starts else 0.0))
-    following = [*starts[1:], np.inf]
+        earliest = starts[-1] + SHORTEST_NOTE if starts else 0.0
+        starts.append(max(start, earliest))
+    next_starts = [*starts[1:], np.inf]
     return tuple(
-        dataclasses.replace(note, start=start, end=max(start + 0.05, min(note.end, end)))
-        for note, start, end in zip(notes, starts, following, strict=True)
+        dataclasses.replace(note, start=start, end=max(start + SHORTEST_NOTE, min(note.end, next_start)))
+        for note, start, next_start in zip(notes, starts, next_starts, strict=True)
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What to play of the voice's bank in each of T frames.
+    """Which frames of a voice's bank to sing, for each of T frames of a song.
 
     Attributes:
-        frame (int [T]): number of the bank's frame; -1: silence.
-        previous (int [T]): the one from which it is crossfaded; -1: none.
-        mix (float [T]): share of `frame`, from 0 to 1.
-        gain_db (float [T]): level.
+        frame (int [T]): index of the bank's frame; −1: silence.
+        previous (int [T]): index of the bank's frame of the syllable before, to crossfade from; −1: none.
+        mix (float [T]): share of `frame` in the crossfade, from 0 to 1.
+        gain_db (float [T]): level to add, in dB.
     """
 
     frame: np.ndarray
@@ -215,32 +262,37 @@ class _Plan:
 
 
 def _syllables(notes: Sequence[Note], manner: Manner, generator: np.random.Generator) -> list[tuple[float, float]]:
-    """Start and end (s) of each syllable: of one note, or of several consecutive notes for a melisma.
+    """Start and end (s) of each syllable, which has one note or, in a melisma, several consecutive notes.
 
-    Only notes of one phrase that are at most five semitones apart share a syllable; of these, `generator` draws the
-    share `manner.melisma`.
+    A note can continue the syllable before it if the pause and the interval between them are small; of such notes,
+    `generator` draws the share `manner.melisma`.
     """
     spans: list[tuple[float, float]] = []
-    pitch = 0  # of the note before
+    last_pitch = 0
     for note in notes:
-        close = bool(spans) and note.start - spans[-1][1] < SAME_PHRASE / 2 and abs(note.pitch - pitch) <= 5
-        if close and generator.random() < manner.melisma:
+        follows = bool(spans) and note.start - spans[-1][1] < SAME_PHRASE / 2
+        is_close = follows and abs(note.pitch - last_pitch) <= MELISMA_INTERVAL
+        if is_close and generator.random() < manner.melisma:
             spans[-1] = (spans[-1][0], note.end)
         else:
             spans.append((note.start, note.end))
-        pitch = note.pitch
+        last_pitch = note.pitch
     return spans
 
 
 def _unit_frames(unit: np.ndarray, before: int, length: int) -> np.ndarray:
-    """Bank frames of a unit: int [before + length].
+    """The frames of the bank that sing a syllable.
 
-    If it is too short, the stretchable part is read back and forth at half speed, which keeps long notes alive.
+    For a note that is too long for it, its stretchable part is read back and forth at half speed.
 
     Args:
-        unit (int [4]): first frame of the consonant, of the vowel and of the stretchable part, and the end.
-        before: frames of the consonant to use.
-        length: frames from the vowel on.
+        unit (int [4]): frames of the bank at which the syllable's consonant, its vowel and the stretchable part begin,
+            and the end.
+        before: number of frames of the consonant to use.
+        length: number of frames from the start of the vowel on.
+
+    Returns:
+        int [before + length]: indices of frames.
     """
     _, vowel, stretch, end = (int(bound) for bound in unit)
     head = np.arange(vowel - before, stretch)
@@ -248,18 +300,20 @@ def _unit_frames(unit: np.ndarray, before: int, length: int) -> np.ndarray:
     if needed <= 0:
         return head[: before + length]
     span = end - 1 - stretch
+    # at full speed if reading the stretchable part once is enough
     speed = 1.0 if needed <= span else 0.5
-    position = (np.arange(needed) * speed) % (2 * span)  # forth from 0 to `span`, back from there to 2 · span
-    return np.concatenate([head, stretch + np.where(position > span, 2 * span - position, position).astype(int)])
+    position = (np.arange(needed) * speed) % (2 * span)  # forth up to `span`, then back
+    offset = np.where(position > span, 2 * span - position, position)
+    return np.concatenate([head, stretch + offset.astype(int)])
 
 
 def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> _Plan:
-    """Chooses the frames of the voice's bank that sing notes, a random unit for each syllable.
+    """Chooses the frames of the voice's bank that sing notes: for each syllable, those of a random recorded one.
 
     Args:
         voice: the bank.
         notes: sorted and monophonic.
-        total: T, number of frames.
+        total: number of frames of the song.
         manner: melismas and dynamics.
         generator: draws units, melismas and levels.
     """
@@ -270,53 +324,55 @@ def _plan(voice: Voice, notes: Sequence[Note], total: int, manner: Manner, gener
     spans = _syllables(notes, manner, generator)
     fade = _frames(CROSSFADE)
     release = _frames(RELEASE)
-    # of the syllable before, in frames
+    # end and onset of the syllable before, in frames
     last_end = -1
     last_start = 0
     for i, (start, end) in enumerate(spans):
         unit = voice.units[int(generator.integers(len(voice.units)))]
         onset = _frames(start)  # of the vowel
-        joined = onset - last_end < _frames(SAME_PHRASE)
-        # a consonant takes at most half of the previous note
-        room_before = (onset - last_start) // 2 if joined else onset - max(last_end, 0) - release
+        is_joined = onset - last_end < _frames(SAME_PHRASE)
+        # within a phrase, a consonant takes at most half of the note before
+        room_before = (onset - last_start) // 2 if is_joined else onset - max(last_end, 0) - release
         consonant = int(np.clip(min(unit[1] - unit[0], room_before), 0, onset))
-        follows = i + 1 < len(spans) and spans[i + 1][0] - end < SAME_PHRASE
-        stop = min(_frames(spans[i + 1][0]) if follows else _frames(end) + release, total)
-        if stop - onset < 4:
-            # too short for a syllable
+        # whether the phrase goes on after this syllable
+        is_followed = i + 1 < len(spans) and spans[i + 1][0] - end < SAME_PHRASE
+        end_frame = _frames(spans[i + 1][0]) if is_followed else _frames(end) + release
+        stop = min(end_frame, total)
+        if stop - onset < SHORTEST_VOWEL_FRAMES:
             continue
         source = _unit_frames(unit, consonant, stop - onset)
-        at = onset - consonant
-        # within a phrase, from the syllable before
-        n_fade = min(fade, source.size) if joined else 0
-        previous[at : at + n_fade] = frame[at : at + n_fade]
-        mix[at : at + n_fade] = (np.arange(n_fade) + 1) / (n_fade + 1)
-        mix[at + n_fade : stop] = 1.0
-        frame[at:stop] = source
-        gain[at:stop] = float(np.clip(generator.normal(0, manner.dynamics_db), -8, 6))
-        if not follows:
+        first = onset - consonant
+        # within a phrase, crossfade from the syllable before
+        n_fade = min(fade, source.size) if is_joined else 0
+        previous[first : first + n_fade] = frame[first : first + n_fade]
+        mix[first : first + n_fade] = (np.arange(n_fade) + 1) / (n_fade + 1)
+        mix[first + n_fade : stop] = 1.0
+        frame[first:stop] = source
+        gain[first:stop] = float(np.clip(generator.normal(0, manner.dynamics_db), -8, 6))
+        if not is_followed:
             # fades out by 40 dB before a rest
             tail = min(release + 6, stop - onset)
             gain[stop - tail : stop] -= np.linspace(0, 1, tail) ** 2 * 40
         last_start = onset
-        last_end = _frames(end) if not follows else stop
+        last_end = stop if is_followed else _frames(end)
     return _Plan(frame, previous, mix, gain)
 
 
 def _pitch_curve(notes: Sequence[Note], total: int, manner: Manner, generator: np.random.Generator) -> np.ndarray:
-    """Pitch of each frame: smoothed note steps, with scoop, vibrato, errors and drift.
+    """The pitch to sing: smoothed steps from note to note, with scoops, vibrato, errors and drift.
 
     Args:
         notes: what is sung, at least one.
-        total: T, number of frames.
-        manner: expression and errors, in cents.
+        total: number of frames of the song.
+        manner: expression and errors.
         generator: draws them.
 
     Returns:
-        float64 [T], in MIDI units (semitones); rests have the pitch of the note before them.
+        float64 [total], in MIDI units (semitones); rests have the pitch of the note before them.
     """
     steps = np.zeros(total)
     ornaments = np.zeros(total)
+    # frames at which the pitch steps: a note's pitch lasts until the next note
     edges = [0, *(_frames(note.start) for note in notes[1:]), total]
     for i, note in enumerate(notes):
         # / 100: from cents to semitones
@@ -347,15 +403,15 @@ def _warp(frames: np.ndarray, factor: float) -> np.ndarray:
     """Stretches spectra along frequency, which scales their formants.
 
     Args:
-        frames (float [T, F]): values by frame and frequency bin.
-        factor: above 1 moves formants up; below 1, the highest bin is repeated.
+        frames (float [frames, frequency bins]): a value of each bin.
+        factor: above 1 moves formants up; below 1 moves them down and repeats the highest bin.
 
     Returns:
-        float [T, F], interpolated linearly.
+        float [frames, frequency bins], interpolated linearly.
     """
     if factor == 1.0:
         return frames
-    # for each new bin, where it is read in the old ones
+    # for each new bin, the fractional index of the old bin that it is read from
     position = np.minimum(np.arange(frames.shape[1]) / factor, frames.shape[1] - 1)
     low = np.minimum(position.astype(int), frames.shape[1] - 2)
     weight = position - low
@@ -377,8 +433,8 @@ def _breaths(
     Args:
         notes: what is sung.
         size: number of samples.
-        rate: in Hz.
-        level_db: of a breath, relative to singing with an RMS of 1; −∞: no breaths.
+        rate: sampling rate in Hz.
+        level_db: level of a breath, relative to singing with an RMS of 1; −∞: no breaths.
         generator: draws which rests have one, and the noise.
     """
     breaths = np.zeros(size)
@@ -400,11 +456,14 @@ def _breaths(
     return breaths
 
 
-def _stretches(sounding: np.ndarray) -> list[tuple[int, int]]:
-    """First frame and end of each phrase to synthesise; rests, where WORLD is slowest (500 pulses/s), are skipped.
+def _phrases(sounding: np.ndarray) -> list[tuple[int, int]]:
+    """Finds the phrases to synthesise; longer rests, where WORLD is slowest (500 pulses/s), are skipped.
 
     Args:
-        sounding (bool [T]): frames in which the voice sounds.
+        sounding (bool [frames]): frames in which the voice sounds.
+
+    Returns:
+        First frame and end of each phrase, with a margin of rest on both sides.
     """
     frames = np.flatnonzero(sounding)
     if frames.size == 0:
@@ -427,10 +486,10 @@ def sing(voice: Voice, notes: Sequence[Note], seconds: float, manner: Manner, se
         notes: sorted and monophonic, in seconds and MIDI pitch (see `sung_notes` for human timing).
         seconds: length of the result.
         manner: expression and errors.
-        seed: seed for syllables and all other randomness.
+        seed: seed of everything random.
 
     Returns:
-        float64 [seconds * voice.sampling_rate]: dry singing at about -20 dBFS RMS; zeros if there are no notes.
+        float64 [seconds · voice.sampling_rate]: dry singing at about −20 dBFS RMS; zeros if there are no notes.
     """
     import pyworld
 
@@ -445,7 +504,7 @@ def sing(voice: Voice, notes: Sequence[Note], seconds: float, manner: Manner, se
     index = np.maximum(plan.frame, 0)
 
     # WORLD's parameters of each frame
-    spectra = voice.log_spectra[index]  # [T, F]
+    spectra = voice.log_spectra[index]  # [frames, frequency bins]
     crossfaded = np.flatnonzero((plan.mix < 1) & (plan.previous >= 0))
     previous_spectra = voice.log_spectra[plan.previous[crossfaded]]
     mix = plan.mix[crossfaded, None]
@@ -457,7 +516,7 @@ def sing(voice: Voice, notes: Sequence[Note], seconds: float, manner: Manner, se
     f0 = np.where(sounding & voice.voiced[index], 440 * 2 ** ((pitch - 69) / 12), 0.0)  # 0 Hz: unvoiced
 
     audio = np.zeros(size)
-    for first, last in _stretches(sounding):
+    for first, last in _phrases(sounding):
         phrase = pyworld.synthesize(
             f0[first:last], spectra[first:last], aperiodicity[first:last], voice.sampling_rate, 1000 * FRAME_SECONDS
         )

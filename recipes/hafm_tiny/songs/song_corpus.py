@@ -33,18 +33,22 @@ from .styles import STYLES
 
 logger = logging.getLogger(__name__)
 
+# silence before the band starts, in seconds
 LEAD_IN = 0.3
+# largest amplitudes of the band and of the vocal
 LOUDEST = 0.98
+LOUDEST_VOCAL = 0.99
+# of folders that are being written
 PARTIAL_SUFFIX = ".partial"
-# Share of singers in a room, its reverberation time in s, and its level relative to the dry sound in dB; level of the
-# background noise of every singer in dBFS.
+# Share of singers in a room; ranges of its reverberation time in s, and of its level relative to the dry sound in dB;
+# range of the background noise of every singer in dBFS.
 ROOM_SHARE = 0.6
 ROOM_SECONDS = (0.12, 0.7)
 ROOM_DB = (-24, -9)
 NOISE_DBFS = (-85, -52)
-# Semitones that a singer's comfortable pitch is from the voice's, at most.
+# Largest distance of a singer's comfortable pitch from the voice's, in semitones.
 COMFORT_RANGE = 3
-# Range of formant factors for which a voice sounds natural, and its comfortable pitch (MIDI).
+# By voice: range of formant factors for which it sounds natural, and its comfortable pitch (MIDI).
 WARPS = {"iona": (0.84, 1.08), "scott": (0.84, 1.2), "erith": (0.92, 1.15)}
 COMFORT = {"iona": 65.0, "scott": 57.0, "erith": 53.0}
 DEFAULT_WARP = (0.9, 1.1)
@@ -53,13 +57,29 @@ TEST_SPLIT = "test"
 
 @dataclasses.dataclass(frozen=True)
 class SongCorpusOptions:
-    """What to render. Times are in seconds, levels in dBFS RMS; ranges are (lowest, highest).
+    """What to render. Ranges are (lowest, highest).
 
-    `styles`: styles to draw from. `soundfonts`: one for all players, or those named in the styles, matched by file
-    name. `reharmonised`: share of songs whose chords are changed under the melody (`form.reharmonised`). `line_ups`:
-    whether to draw instruments and human timing for every song (`line_ups`). `stereo_rate`: rate in Hz of the band in
-    stereo, which is written beside the mono one; None for mono only. `suited`: draw a style by how it suits the song's
-    metre, tempo and density (`Style.suits`); otherwise uniformly, and all songs count as they are.
+    Attributes:
+        songs: folder of songs in POP909's layout.
+        voices: folder of voices, one folder each.
+        soundfonts: one for all players, or those named in the styles, matched by file name.
+        output: folder of the corpus.
+        training_voices, test_voices: names of the voices that sing training and validation songs, and test songs.
+        validation_songs, test_songs: number of songs in these splits.
+        seconds: range of the items' length.
+        transpose: range of the transposition in semitones.
+        stretch: range of the factor by which songs are stretched in time.
+        level_db: range of the vocal's level in dBFS RMS.
+        sampling_rate: of the mono audio in Hz.
+        seed: seed of everything random.
+        styles: styles to draw from.
+        reharmonised: share of songs whose chords are changed under the melody (`form.reharmonised`).
+        line_ups: whether to draw instruments and human timing for every song (`line_ups`).
+        stereo_rate: sampling rate in Hz of the band in stereo, written beside the mono one; None: mono only.
+        suited: whether to draw a style by how it suits the song's metre, tempo and density (`Style.suits`), with
+            bars of six beats halved (`in_threes`); otherwise, all styles are equally likely.
+        syllables: number of syllables of a voice to use; None: all.
+        licence: licence of the songs, for the labels.
     """
 
     songs: Path
@@ -87,7 +107,13 @@ class SongCorpusOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One item to render: a song's folder, its split, and the pass over the songs."""
+    """One item to render.
+
+    Attributes:
+        folder: the song's folder.
+        split: train, validation or test.
+        number: number of the pass over all songs, from 0.
+    """
 
     folder: Path
     split: str
@@ -100,12 +126,20 @@ class Task:
 
 
 def _rank(name: str, purpose: str) -> str:
-    """A key that sorts songs by name as if shuffled, in another order for each purpose."""
+    """A sort key that orders songs by name as if shuffled: reproducible, and different for each purpose."""
     return hashlib.sha256(f"{purpose}/{name}".encode()).hexdigest()
 
 
 def split_songs(names: Sequence[str], validation: int, test: int) -> dict[str, str]:
     """Assign every song to a split by the hash of its name: the first are for test, the next for validation.
+
+    Args:
+        names: names of the songs.
+        validation: number of songs for validation.
+        test: number of songs for test.
+
+    Returns:
+        Split ("train", "validation" or "test") by name.
 
     Raises:
         ValueError: no songs would be left for training.
@@ -123,7 +157,7 @@ def list_tasks(options: SongCorpusOptions, number: int) -> list[Task]:
 
     Args:
         options: the songs, and the sizes of their splits.
-        number: of the pass, which changes the order.
+        number: number of the pass, which changes the order.
     """
     folders = {folder.name: folder for folder in list_songs(options.songs)}
     splits = split_songs(list(folders), options.validation_songs, options.test_songs)
@@ -139,17 +173,21 @@ def list_tasks(options: SongCorpusOptions, number: int) -> list[Task]:
 
 
 @cache
-def _voice(folder: Path, syllables: int | None) -> singer.Voice:
+def _cached_voice(folder: Path, syllables: int | None) -> singer.Voice:
     """`singer.load_voice`, once per process."""
     return singer.load_voice(folder, syllables)
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Time-aligned audio of one item (float64 [N] each) and its labels.
+    """Time-aligned audio of one item, and its labels.
 
-    `stereo` is the instrumental as left and right, float64 [2, N'] at a rate of its own, which has been attenuated by
-    the factor `stereo_gain` in the labels; or None.
+    Attributes:
+        vocal, instrumental (float64 [N]): mono.
+        stems (float64 [N] each): stems of the instrumental by name.
+        labels: contents of labels.json.
+        stereo (float64 [2, N']): the instrumental as left and right, at a rate of its own, attenuated by the factor
+            `stereo_gain` in the labels; None: not rendered.
     """
 
     vocal: np.ndarray
@@ -160,7 +198,7 @@ class Item:
 
 
 def _in_range(melody: Sequence[Note], comfortable_pitch: float) -> tuple[Note, ...]:
-    """A melody, moved by octaves so that its median is as near as possible to a pitch (MIDI)."""
+    """A melody, transposed by octaves so that its median pitch is as near as possible to a pitch (MIDI)."""
     middle = float(np.median([note.pitch for note in melody]))
     semitones = 12 * round((comfortable_pitch - middle) / 12)
     return tuple(dataclasses.replace(note, pitch=note.pitch + semitones) for note in melody)
@@ -169,13 +207,13 @@ def _in_range(melody: Sequence[Note], comfortable_pitch: float) -> tuple[Note, .
 def _render_vocal(
     song: Song, voice: singer.Voice, options: SongCorpusOptions, generator: np.random.Generator
 ) -> tuple[np.ndarray, tuple[Note, ...], singer.Manner]:
-    """Sings a song's melody in a random manner, recorded with a random microphone, room and noise.
+    """Sings a song's melody in a random manner, with a random microphone, room and background noise.
 
     Args:
-        song: an excerpt, of which the melody is sung.
-        voice: the singer.
+        song: an excerpt with a melody.
+        voice: the singer's voice.
         options: range of levels.
-        generator: draws everything.
+        generator: source of all randomness.
 
     Returns:
         Samples (float64 [N] at the voice's rate), the notes as sung, and the manner.
@@ -183,6 +221,7 @@ def _render_vocal(
     rate = voice.sampling_rate
     formant = float(generator.uniform(*WARPS.get(voice.name, DEFAULT_WARP)))
     manner = singer.random_manner(generator, formant)
+    # the comfortable pitch moves by the same ratio as the formants
     comfortable_pitch = COMFORT.get(voice.name, voice.pitch) + 12 * np.log2(formant)
     comfortable_pitch += generator.uniform(-COMFORT_RANGE, COMFORT_RANGE)
     notes = singer.sung_notes(_in_range(song.melody, comfortable_pitch), manner, generator)
@@ -191,12 +230,12 @@ def _render_vocal(
     if generator.random() < ROOM_SHARE:
         seconds = generator.uniform(*ROOM_SECONDS)
         audio = room(audio, rate, seconds=seconds, wet_db=generator.uniform(*ROOM_DB), generator=generator)
-    active = np.zeros(audio.size, dtype=bool)
+    is_sung = np.zeros(audio.size, dtype=bool)
     for note in notes:
-        active[int(note.start * rate) : int(note.end * rate)] = True
-    audio = to_level(audio, generator.uniform(*options.level_db), active)
+        is_sung[int(note.start * rate) : int(note.end * rate)] = True
+    audio = to_level(audio, generator.uniform(*options.level_db), is_sung)
     noise = 10 ** (generator.uniform(*NOISE_DBFS) / 20) * generator.standard_normal(audio.size)
-    return np.clip(audio + noise, -0.99, 0.99), notes, manner
+    return np.clip(audio + noise, -LOUDEST_VOCAL, LOUDEST_VOCAL), notes, manner
 
 
 def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
@@ -213,13 +252,13 @@ def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
 
 
 def draw_style(weights: Mapping[str, float], generator: np.random.Generator) -> str:
-    """Draws a style by its probability, from `weigh_styles`."""
+    """Draws the name of a style, given the probability of each (see `weigh_styles`)."""
     names = list(weights)
     return names[int(generator.choice(len(names), p=list(weights.values())))]
 
 
 def song_weights(song: Song, styles: Sequence[str]) -> dict[str, float]:
-    """Probability with which to draw each style for a song, by its metre, tempo and notes per second of singing."""
+    """Probability of drawing each style for a song, given the song's metre, tempo and notes per second of singing."""
     ranges = {name: STYLES[name].suits for name in styles}
     metre = int(np.median([bar.size - 1 for bar in bars(song)]))
     density = sung_density([(note.start, note.end) for note in song.melody])
@@ -231,22 +270,22 @@ def _render_band(
 ) -> StyledSong:
     """Plays a song in one of the options' styles.
 
-    Stems, in mono and in stereo, are attenuated alike if their sum in mono would clip.
+    If the sum of the mono stems would clip, all stems, mono and stereo, are attenuated by the same factor.
 
     Args:
         song: an excerpt that starts at a bar line.
         options: what to render.
         generator: draws the style, energies and pattern variants.
-        line_up: draws instruments and human timing, if the options say so.
+        line_up: draws instruments and human timing; not used unless `options.line_ups`.
     """
     if options.suited:
-        name = draw_style(song_weights(song, options.styles), generator)
+        style_name = draw_style(song_weights(song, options.styles), generator)
     else:
-        name = options.styles[int(generator.integers(len(options.styles)))]
+        style_name = options.styles[int(generator.integers(len(options.styles)))]
     soundfont_names = {player.soundfont for style in STYLES.values() for player in style.players.values()}
     files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in soundfont_names}
     played = style_song(
-        song, STYLES[name], files, options.sampling_rate, generator,
+        song, STYLES[style_name], files, options.sampling_rate, generator,
         line_up_generator=line_up if options.line_ups else None, stereo_rate=options.stereo_rate,
     )  # fmt: skip
     gain = _attenuation(np.asarray(sum(played.stems.values())))
@@ -256,7 +295,7 @@ def _render_band(
 
 
 def _attenuation(audio: np.ndarray) -> float:
-    """The factor, at most 1, that brings a sound's peak down to `LOUDEST`."""
+    """The factor, at most 1, that brings the peak of audio down to LOUDEST."""
     peak = float(np.abs(audio).max())
     return LOUDEST / max(peak, LOUDEST)
 
@@ -265,7 +304,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     """Render one item, an excerpt of a song in a random key, tempo, voice and style.
 
     Args:
-        task: which song, split and pass; with the seed, they determine everything drawn.
+        task: song, split and pass; song, pass and seed determine everything drawn.
         options: what to render.
 
     Raises:
@@ -274,25 +313,26 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
         RuntimeError: FluidSynth is not installed.
     """
     digest = hashlib.sha256(f"{options.seed}/{task.number}/{task.folder.name}".encode()).digest()
-    generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    seed_words = np.frombuffer(digest, dtype=np.uint32)
+    generator = np.random.default_rng(seed_words)
     whole_song = read_song(task.folder)
     if options.suited:
         whole_song = in_threes(whole_song)
     semitones = int(generator.integers(options.transpose[0], options.transpose[1] + 1))
     stretch = float(generator.uniform(*options.stretch))
-    # as long as asked for once it is stretched
+    # so long that it has the drawn length once it is stretched
     original = dense_excerpt(whole_song, float(generator.uniform(*options.seconds)) / stretch, generator)
     song = change(original, semitones, stretch, LEAD_IN)
     voice_names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
     # band, chords and line-up have generators of their own, so that changing them does not change the singer
-    band_generator, chord_generator, line_up_generator = (
-        np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), stream]) for stream in (1, 2, 3)
-    )
+    band_generator = np.random.default_rng([*seed_words, 1])
+    chord_generator = np.random.default_rng([*seed_words, 2])
+    line_up_generator = np.random.default_rng([*seed_words, 3])
     is_reharmonised = bool(chord_generator.random() < options.reharmonised)
     if is_reharmonised:
         song = reharmonised(song, chord_generator)
 
-    voice = _voice(options.voices / str(generator.choice(voice_names)), options.syllables)
+    voice = _cached_voice(options.voices / str(generator.choice(voice_names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
         raise ValueError(f"Voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")
     played = _render_band(song, options, band_generator, line_up_generator)
@@ -322,7 +362,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
 
 
 def _rounded(value: object) -> object:
-    """Rounds floats to 6 decimals (1 µs, less than a sample), recursively, which halves the size of labels."""
+    """Rounds all floats in nested labels to 6 decimals (1 µs, less than a sample), which halves the size of labels."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):
@@ -337,9 +377,9 @@ def write_item(item: Item, folder: Path, sampling_rate: int, stereo_rate: int | 
 
     Args:
         item: the audio and labels.
-        folder: the final name.
+        folder: the final name, which must not exist yet.
         sampling_rate: of the mono audio in Hz.
-        stereo_rate: of the item's stereo in Hz; without it, none is written.
+        stereo_rate: of the item's stereo audio in Hz; None: no stereo file is written.
     """
     partial_folder = folder.with_name(f"{folder.name}{PARTIAL_SUFFIX}")
     shutil.rmtree(partial_folder, ignore_errors=True)
@@ -353,7 +393,7 @@ def write_item(item: Item, folder: Path, sampling_rate: int, stereo_rate: int | 
     os.replace(partial_folder, folder)
 
 
-def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
+def _render_and_write(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
     """Render and write one item unless it exists.
 
     Returns:
@@ -380,9 +420,9 @@ def build_corpus(options: SongCorpusOptions, tasks: Sequence[Task], workers: int
         workers: number of processes.
 
     Yields:
-        the name of each item and its seconds of audio (0 if it already existed or could not be rendered).
+        The name of each item and its seconds of audio; 0 if it exists already or could not be rendered.
     """
-    run: Callable[[Task], tuple[str, float]] = partial(_run, options=options)
+    run: Callable[[Task], tuple[str, float]] = partial(_render_and_write, options=options)
     if workers == 1:
         yield from map(run, tasks)
         return

@@ -16,15 +16,20 @@ from .mixer import mixed, mixed_in_stereo
 from .styles import DRUMS, Style
 from .synthesiser import synthesiser
 
-# so that frames are whole synthesiser blocks, and overdrive does not alias
+# factor of the synthesiser's sampling rate, so that codec frames are whole synthesiser blocks, and overdrive does not
+# alias
 OVERSAMPLING = 2
 
 
 @dataclass(frozen=True)
 class StyledSong:
-    """A rendered song: `song` with the melody and chords of its form, stems (float64 [N]) and the lead sheet.
+    """A rendered song.
 
-    `stereo` has the same stems as left and right, float64 [2, N'], at a rate of its own, if they were asked for.
+    Attributes:
+        song: the song with the melody and chords of its form.
+        stems (float64 [N] each): the mono stems by name.
+        lead_sheet: see `lead_sheet`; also the players and pattern variants drawn.
+        stereo (float64 [2, N'] each): the same stems as left and right, at a rate of their own; empty if not rendered.
     """
 
     song: Song
@@ -34,14 +39,17 @@ class StyledSong:
 
 
 def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, object]:
-    """The complete lead sheet of a song, as in labels.json: seconds, Harte's chords, sections (start, end, energy).
+    """The complete lead sheet of a song, as in labels.json.
 
     Args:
-        song: whose bars are laid out in `form` (`with_form`).
+        song: the song, to which `form` has been applied (`with_form`).
         form: its sections.
         style: name of the style.
+
+    Returns:
+        Fields by name; times are in seconds, chords (start, end, label in Harte's notation), and sections (start, end,
+        energy).
     """
-    # of each bar, its beats in s and the next downbeat; the last one may end after the song, so `_end` limits it
     all_bars = bars(song)
     beats = sorted({float(beat) for bar in all_bars for beat in bar[:-1]})
     return {
@@ -52,7 +60,7 @@ def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, o
         "chords": [[chord.start, chord.end, chord.label] for chord in song.chords],
         "key": song.key,
         "sections": [
-            [float(all_bars[section.first][0]), _end(song, all_bars[section.end - 1]), section.energy]
+            [float(all_bars[section.first][0]), _bar_end(song, all_bars[section.end - 1]), section.energy]
             for section in form
         ],
         "section_names": [section.name for section in form],
@@ -60,8 +68,8 @@ def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, o
     }  # fmt: skip
 
 
-def _end(song: Song, bar: np.ndarray) -> float:
-    """The end of a bar in seconds, at most that of the song."""
+def _bar_end(song: Song, bar: np.ndarray) -> float:
+    """The end of a bar (from `bars`) in seconds; the last bar ends with the song at the latest."""
     return float(min(bar[-1], song.duration))
 
 
@@ -74,11 +82,11 @@ def play(
         parts: notes by player.
         style: the players' instruments and mix.
         soundfonts: SoundFont files by the names used in the style.
-        seconds: length.
+        seconds: length of the stems.
         sampling_rate: of the stems in Hz.
 
     Returns:
-        float64 [seconds * sampling_rate] by stem.
+        By stem, float64 [seconds · sampling_rate].
     """
     rate = OVERSAMPLING * sampling_rate
     dry = synthesised(parts, style, soundfonts, seconds, rate)
@@ -86,7 +94,7 @@ def play(
 
 
 def kicks(parts: Mapping[str, Part], style: Style) -> list[float]:
-    """Times in seconds of all kicks of the drums."""
+    """Times in seconds of all kicks in the parts (by player) of a style's drums, sorted."""
     drums = [part for name, part in parts.items() if style.players[name].role == "drums"]
     return sorted({note.start for part in drums for note in part.notes if note.pitch == DRUMS["kick"]})
 
@@ -100,11 +108,11 @@ def synthesised(
         parts: notes by player.
         style: the players' instruments.
         soundfonts: SoundFont files by the names used in the style.
-        seconds: length.
+        seconds: length of the audio.
         sampling_rate: in Hz.
 
     Returns:
-        Dry sounds by player: float32 [2, seconds * sampling_rate], left and right.
+        Dry audio by player: float32 [left and right, seconds · sampling_rate].
     """
     dry = {}
     for name, part in parts.items():
@@ -136,11 +144,11 @@ def style_song(
         stereo_rate: rate in Hz of stereo stems of the same notes, above `sampling_rate`; None for mono only.
 
     Returns:
-        The song in its form, the stems, and the lead sheet, to which the players and pattern variants drawn are added.
+        The song in its form, the stems, and the lead sheet with the players and pattern variants drawn.
     """
     form = sections(song, generator)
     formed = with_form(song, form)
-    drawn: dict[str, object] = {}  # labels of what is drawn
+    drawn: dict[str, object] = {}  # labels for what is drawn at random
     hands = None
     if line_up_generator is not None:
         style = draw_line_up(style, soundfonts, line_up_generator)
@@ -148,7 +156,7 @@ def style_song(
         hands = draw_hands(style, line_up_generator)
     parts, drawn["variants"] = arrange(formed, form, style, generator, hands)
     rate = OVERSAMPLING * sampling_rate
-    # mono and stereo share the synthesiser's run: its blocks are whole frames at this rate, and at no audible one
+    # also for stereo: at its rate, such as 44.1 kHz, codec frames would not be whole synthesiser blocks
     dry = synthesised(parts, style, soundfonts, song.duration, rate)
     ducks = kicks(parts, style)
     stems = mixed(dry, style, rate, sampling_rate, ducks)

@@ -19,7 +19,9 @@ DRUMS = {
     "kick": 36, "stick": 37, "snare": 38, "clap": 39, "low_tom": 41, "hat": 42, "pedal": 44, "mid_tom": 45,
     "open": 46, "high_tom": 48, "crash": 49, "ride": 51, "tambourine": 54, "shaker": 82, "cabasa": 69,
 }  # fmt: skip
+# patterns by drum
 Groove = Mapping[str, str]
+# points (Hz, dB) of an equaliser, interpolated linearly over log frequency
 Curve = tuple[tuple[float, float], ...]
 
 
@@ -27,11 +29,15 @@ Curve = tuple[tuple[float, float], ...]
 class Sound:
     """Mixer settings of one player.
 
-    Levels in dB: `gain_db`; `room_db` of the reverberation relative to the dry sound; `drive_db` into an overdriven
-    amplifier, 0 for none. `ceiling`: amplitude at which peaks saturate, as on tape, 0 for none. `curve`: points (Hz,
-    dB) of an equaliser, interpolated linearly over log frequency. `ducking_db`: by how much each kick of the drums
-    attenuates the player for a moment (side-chain compression). Only stereo has `pan`, -1 (left) to 1 (right), and
-    `width`, the instrument's own difference between left and right: 0 for mono, 1 as it was recorded, 2 twice that.
+    Attributes:
+        gain_db: gain in dB.
+        room_db: level of the reverberation relative to the dry sound, in dB.
+        drive_db: amplification before an overdriven amplifier's distortion, in dB; 0: no amplifier.
+        ceiling: amplitude at which peaks saturate, as on tape; 0: no saturation.
+        curve: equaliser; empty: none.
+        ducking_db: by how many dB each kick of the drums attenuates the player for a moment (side-chain compression).
+        pan: only in stereo, from −1 (left) to 1 (right).
+        width: only in stereo, factor of the instrument's own difference between left and right; 0: mono.
     """
 
     gain_db: float = 0.0
@@ -46,12 +52,21 @@ class Sound:
 
 @dataclass(frozen=True)
 class Player:
-    """One player: `stem` (one of STEMS), `role` (drums, bass, chords or line), and the patterns at each energy.
+    """One player of a band.
 
-    The `patterns` of an energy are variants, of which a song draws one; at missing energies, the player is silent. A
-    line plays the song's second voice at the energies in `patterns`. `low` is the lowest pitch (MIDI); `voicing` is
-    close, open, power or guitar; with `ring`, notes sound until the chord changes or the bar ends, otherwise `length`
-    is the share of its steps that a note lasts.
+    Attributes:
+        stem: stem that contains the player, one of STEMS.
+        role: drums, bass, chords or line.
+        program: General MIDI program; for drums, the number of the kit.
+        soundfont: a part of the SoundFont's file name.
+        patterns: by energy, variants of which a song draws one; at missing energies, the player is silent. A line has
+            no variants: it plays the song's second voice at the energies listed.
+        sound: mixer settings.
+        low: lowest pitch (MIDI).
+        voicing: how chords are spread: close, open, power or guitar (see `arranger.voicing`).
+        velocity: MIDI velocity of a normal note.
+        ring: whether the notes of chords sound until the chord changes or the bar ends.
+        length: otherwise, share of its steps that a note lasts.
     """
 
     stem: str
@@ -69,12 +84,18 @@ class Player:
 
 @dataclass(frozen=True)
 class Style:
-    """A band: its players, the fill before a new section (two beats in slow songs), and the room.
+    """A band, and the room in which it plays.
 
-    `room_width` is the level of the room's reverberation in the difference of left and right, relative to their mean.
-    Patterns are written for bars of `metre` beats, of `steps_a_beat` steps; if that is None, of sixteenths in slow
-    songs, eighths in fast ones. `swing` is the place of every second step within a pair: 0.5 if they are even. `suits`
-    are the songs that a corpus draws the style for.
+    Attributes:
+        name: name of the style.
+        players: the players by name.
+        fill: drum patterns that end a section, all of the same length.
+        room_seconds: reverberation time.
+        room_width: level of the reverberation in the difference of left and right, relative to their mean; a factor.
+        metre: beats in a bar of the patterns.
+        steps_a_beat: pattern steps per beat; None: sixteenths in slow songs, eighths in fast ones.
+        swing: where in a pair of steps the second one begins; 0.5: steps are even.
+        suits: songs for which a corpus draws the style.
     """
 
     name: str

@@ -18,6 +18,8 @@ from programs import RECIPES, run_program
 from synthetic_songs import tone, write_song
 
 RATE = 16_000
+# samples per frame at 50 Hz
+HOP = 320
 
 
 @pytest.fixture(scope="module")
@@ -86,23 +88,27 @@ def test_a_saved_hubert_becomes_a_tokenizer_with_the_trained_features(pool: Song
     torch.testing.assert_close(tokenizer.extract_features(samples), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_targets_are_the_labels_at_the_middle_of_each_frame() -> None:
+def test_targets_are_the_transposed_labels_at_the_middle_of_each_frame() -> None:
+    # one second; notes and chords with start and end in seconds
     labels = {
         "notes": [[0.1, 0.5, 60], [0.5, 0.8, 62.2]],
         "chords": [[0.0, 0.5, "A:min7"], [0.5, 1.0, "N"]],
         "beats": [0.0, 0.4, 0.8],
     }
-    times = (np.arange(50) + 0.5) / 50
+    times = (np.arange(50) + 0.5) / 50  # the middle of each frame
     notes = note_targets(labels, times, shift=2)
+    # the notes have frames 5 to 24 and 25 to 39
     assert notes["pitch"][4] == 0
     assert notes["pitch"][5] == 62 - LOWEST_NOTE + 1
     assert notes["pitch"][25] == 64 - LOWEST_NOTE + 1
     assert notes["pitch"][40] == 0
+    # none, onset, first part, rest of the first note; onset of the second
     assert notes["onset"][[4, 5, 8, 20, 25]].tolist() == [0, 1, 2, 3, 1]
     chords = chord_targets(labels, times, shift=2)
     # A minor, two semitones higher: 1 + pitch class 11 (B), and 12 for minor
     assert set(chords["chord"][:25]) == {1 + 11 + 12}
     assert set(chords["chord"][25:]) == {0}
+    # quarters of a beat of 20 frames; after the last beat there is none
     assert chords["beat"][[0, 5, 10, 15, 20]].tolist() == [0, 1, 2, 3, 0]
     assert set(chords["beat"][40:]) == {IGNORED}
 
@@ -110,22 +116,24 @@ def test_targets_are_the_labels_at_the_middle_of_each_frame() -> None:
 def test_transposed_crops_have_transposed_labels(pool: SongPool) -> None:
     """The pitch in the spectrum agrees with the label in nearly all frames, whatever the transposition."""
     options = arguments()
+    # only vocals, exactly in tune
     options.vocal_share = 1.0
     options.noise_std = 0.0
     options.vocal_cents = 0.0
     rng = np.random.default_rng(0)
-    agreed = total = 0
+    agreed = total = 0  # numbers of frames
     for _ in range(20):
-        samples, targets = draw_crop(pool, options, rng, 1.0, 0, 320)
+        samples, targets = draw_crop(pool, options, rng, 1.0, 0, HOP)
         assert len(samples) == RATE
         assert len(targets["pitch"]) == 50
         for frame in range(4, 46):
             steady = targets["pitch"][frame - 3 : frame + 4]
             if steady[0] == 0 or len(set(steady)) > 1:
                 continue
-            window = samples[frame * 320 - 640 : frame * 320 + 960]
+            # the frame, and two frames on each side
+            window = samples[(frame - 2) * HOP : (frame + 3) * HOP]
             # the fundamental is the strongest partial of these voices
-            spectrum = np.abs(np.fft.rfft(window * np.hanning(len(window)), n=RATE))
+            spectrum = np.abs(np.fft.rfft(window * np.hanning(len(window)), n=RATE))  # bins of 1 Hz
             pitch = 69 + 12 * np.log2(int(spectrum.argmax()) / 440)
             total += 1
             agreed += abs(pitch - (steady[0] + LOWEST_NOTE - 1)) < 0.5
@@ -135,7 +143,7 @@ def test_transposed_crops_have_transposed_labels(pool: SongPool) -> None:
 
 def test_the_recipe_trains_and_resumes_from_the_command_line(pool: SongPool, tmp_path: Path) -> None:
     def run(steps: int) -> list[int]:
-        """Runs the recipe up to a number of steps; returns the logged ones."""
+        """Runs the recipe up to a number of steps; returns the logged step numbers of all runs."""
         flags = {"corpus": pool.folder.parent, "out": tmp_path, "steps": steps, "sampling_rate": RATE, "log_every": 1}
         flags |= {"hidden_size": 32, "num_hidden_layers": 1, "batch_seconds": 2.0, "start_batches": 8}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]

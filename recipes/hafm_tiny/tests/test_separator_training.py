@@ -26,7 +26,10 @@ SIZES = {"sampling_rate": RATE, "n_fft": 160, "hop_length": 40}
 
 
 def write_band(folder: Path, seconds: float, seed: int) -> None:
-    """Writes low notes as bass, higher ones as chords, the highest as pads, and noise bursts as drums."""
+    """Writes a song at RATE with low notes as bass, higher ones as chords, the highest as pads, and noise as drums.
+
+    Two notes of each stem a second, of 0.45 s; the drums' bursts of noise last 0.05 s. The vocal is silent.
+    """
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * RATE)) / RATE
     stems = {name: np.zeros_like(time) for name in ("drums", "bass", "chords", "pads")}
@@ -66,7 +69,7 @@ def pool(root: Path, split: str) -> SongPool:
     return pool_of_split
 
 
-def test_the_network_learns_to_separate_bands(songs: Path, codec: EncodecModel) -> None:
+def test_a_trained_separator_raises_the_si_sdr_of_every_stem_by_5_db(songs: Path, codec: EncodecModel) -> None:
     model = tiny_separator(**SIZES, channels=24)
     arguments = SeparatorArguments(
         steps=120, crop_seconds=1.0, batch_size=4, coded_share=0.25, warmup_steps=10, learning_rate=5e-3, ema_decay=0.9
@@ -77,11 +80,11 @@ def test_the_network_learns_to_separate_bands(songs: Path, codec: EncodecModel) 
     assert not model.training
     for name in STEMS:
         assert scores[f"{name}_si_sdr"] > scores[f"{name}_band_si_sdr"] + 5, scores
-    assert set(scores) == {f"{name}_{what}" for name in STEMS for what in
-                           ("si_sdr", "band_si_sdr", "coded_si_sdr")}  # fmt: skip
+    kinds = ("si_sdr", "band_si_sdr", "coded_si_sdr")
+    assert set(scores) == {f"{name}_{kind}" for name in STEMS for kind in kinds}
 
 
-def test_what_a_codec_plays_in_stereo_is_scored_as_its_middle_at_the_rate_that_it_reads() -> None:
+def test_a_stereo_codecs_output_is_scored_as_the_mean_of_its_channels_at_its_input_rate() -> None:
     codec = as_codec(tiny_spectral_codec(output_sampling_rate=44_100, output_audio_channels=2))
     sounds = 0.1 * np.random.default_rng(0).normal(size=(2, 7_000)).astype(np.float32)
     band = coded(codec, sounds)
@@ -94,13 +97,14 @@ def test_the_recipe_trains_and_continues_a_separator(songs: Path, codec: Encodec
     codec.save_pretrained(tmp_path / "codec")
     words = ["--corpus", songs, "--codec", tmp_path / "codec", "--out", tmp_path / "run", "--steps", 2]
     words += ["--channels", 8, "--layers", 1, "--batch_size", 2, "--crop_seconds", 0.5]
-    for begun in ([], ["--init_from", tmp_path / "run" / "separator"]):
-        run_program([RECIPE, *words, *begun], check=True)
+    for initial in ([], ["--init_from", tmp_path / "run" / "separator"]):
+        run_program([RECIPE, *words, *initial], check=True)
     config = HAFMSeparatorModel.from_pretrained(tmp_path / "run" / "separator").config
     assert (config.sampling_rate, config.hop_length) == (RATE, 40)
     assert "bass_si_sdr" in json.loads((tmp_path / "run" / "separator" / "figures.json").read_text())
     (songs / "validation").rename(songs / "test")
-    for wrong, said in ((words[:2], "--codec"), (words, "no finished song longer than 10 s")):
-        missing = run_program([RECIPE, *wrong])
-        assert missing.returncode == 1
-        assert said in missing.stderr.splitlines()[-1]
+    # without a codec, and without validation songs
+    for wrong, message in ((words[:2], "--codec"), (words, "no finished song longer than 10 s")):
+        failed = run_program([RECIPE, *wrong])
+        assert failed.returncode == 1
+        assert message in failed.stderr.splitlines()[-1]

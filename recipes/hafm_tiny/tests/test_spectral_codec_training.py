@@ -45,7 +45,7 @@ def tiny_codec(**changes: int) -> HAFMSpectralModel:
     codec = HAFMSpectralModel(
         HAFMSpectralConfig(**{**sizes, "codebook_size": CODES, "num_codebooks": 4, "noise_bands": 6, **changes})
     ).train()
-    # rounding to half precision leaves negative zeros, which averaging must not turn into positive ones
+    # rounding to half precision makes negative zeros, which averaging must not turn into positive ones
     codec.encoder.first.weight.data[0, 0] = -0.0
     return codec
 
@@ -72,7 +72,7 @@ def test_a_codec_learns_before_and_after_quantisation_starts(pool: SongPool) -> 
     figures = evaluate_codec(codec, pool, depths=(4, 1), seconds=1.0, clips=6)
     assert figures["si_sdr_db"][4] > figures["si_sdr_db"][1]
     assert all(1.0 < perplexity <= CODES for perplexity in figures["perplexity"])
-    assert evaluate_codec(codec, pool, depths=(1,), seconds=2.0)["clips"] == 6, "as many as fit into the songs"
+    assert evaluate_codec(codec, pool, depths=(1,), seconds=2.0)["clips"] == 6, "two of 2 s in each of three songs"
 
 
 @pytest.mark.parametrize("decoder_only", [False, True])
@@ -122,7 +122,7 @@ def test_the_pool_takes_only_finished_songs(tmp_path: Path) -> None:
         SongPool(tmp_path, "validation", RATE).require(1.0)
 
 
-def test_levels_are_measured_over_whole_crops() -> None:
+def test_level_distance_compares_whole_crops_in_nepers() -> None:
     sound = torch.randn(2, 1, 9_000, generator=torch.Generator().manual_seed(0))
     assert float(level_distance(sound, sound.flip(-1), RATE)) < 0.02
     assert float(level_distance(sound, 2 * sound, RATE)) == pytest.approx(np.log(2), rel=1e-3)
@@ -154,7 +154,7 @@ def test_the_recipe_widens_a_codecs_output(tmp_path: Path) -> None:
     assert codec_fingerprint(codec) == codec_fingerprint(HAFMSpectralModel.from_pretrained(tmp_path / "codec"))
     assert (codec.config.output_format.sampling_rate, codec.config.output_format.channels) == (44_100, 2)
     assert set(figures) == {"before", "after"}
-    # a codec that is wide already is trained in place, and its figures before are of before
+    # a codec with a wide output already is trained further, and its figures "before" are those at the start
     again = run(codec=tmp_path / "run/codec", out=tmp_path / "again", learning_rate=0.1)
     assert again["before"] == figures["after"]
     assert again["after"] != again["before"]
@@ -202,7 +202,7 @@ def stereo_pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
     return pool
 
 
-def test_a_models_stereo_is_compared_with_rendered_bands(tmp_path: Path) -> None:
+def test_the_stereo_evaluation_compares_decoded_and_generated_levels_with_rendered_bands(tmp_path: Path) -> None:
     for index in range(2):
         folder = tmp_path / "test" / f"song_{index}"
         write_stereo_song(folder, seconds=6.0, seed=index)
@@ -214,15 +214,15 @@ def test_a_models_stereo_is_compared_with_rendered_bands(tmp_path: Path) -> None
     figures = json.loads(out.read_text())
     assert figures["decoded"]["clips"] == 2
     assert figures["generated"]["songs"] == 2
-    # the bands were written at 16 kHz, and have all but nothing in the highest octave
+    # the bands were written at 16 kHz, and have almost nothing in the highest octave
     assert figures["generated"]["mid_db"]["16000"] > 10
     assert abs(figures["generated"]["mid_db"]["250"]) < 20
-    # rendered, the side lies 4 dB below the mid; the model's lies further below
+    # the rendered side is 4 dB below the mid; the model's is even lower
     assert figures["generated"]["side_db"]["250"] < figures["generated"]["mid_db"]["250"]
 
 
 def settled_codec(pool: SongPool) -> HAFMSpectralModel:
-    """A mono codec after a few steps, so that its levels and its mean are measured."""
+    """A mono codec after a few steps, with measured levels and running mean."""
     trainer = SpectralTrainer(tiny_codec(), pool, arguments(quantize_from=5))
     trainer.start()
     for _ in range(30):
@@ -233,6 +233,7 @@ def settled_codec(pool: SongPool) -> HAFMSpectralModel:
 def test_a_widened_codec_has_the_same_codes_and_begins_with_the_same_middle(stereo_pool: SongPool) -> None:
     codec = settled_codec(stereo_pool)
     assert codec.decoder.mid.noise is not None
+    # no noise, which is random
     torch.nn.init.constant_(codec.decoder.mid.noise.bias, -30.0)
     wide = widened(codec, 2 * RATE, 2).eval()
     assert codec_fingerprint(wide) == codec_fingerprint(codec)
@@ -249,7 +250,7 @@ def test_a_stereo_codec_cannot_be_widened(stereo_pool: SongPool) -> None:
         widened(wide, 4 * RATE, 2)
 
 
-def test_a_widened_decoder_learns_where_the_band_is(stereo_pool: SongPool) -> None:
+def test_a_widened_decoder_learns_the_side_without_losing_the_middle(stereo_pool: SongPool) -> None:
     codec = settled_codec(stereo_pool)
     wide = widened(codec, 2 * RATE, 2).train()
     options = arguments(decoder_only=True, level_weight=0.3, mel_weight=0.0, stft_sizes="64,256", averaging=0.8)
@@ -266,17 +267,18 @@ def test_a_widened_decoder_learns_where_the_band_is(stereo_pool: SongPool) -> No
     assert figures["after"]["side_db"][250] > -8
 
 
-def test_the_best_pan_is_the_share_of_the_middle_that_the_side_is() -> None:
+def test_the_pan_distance_is_0_for_the_ratio_of_side_to_middle() -> None:
     spectrum = Spectrum(HAFMSpectralConfig(audio_channels=2).input_format, 0.5)
     middle = torch.randn(2, 1, 9_600, generator=torch.Generator().manual_seed(0))
     panned = torch.cat([1.6 * middle, 0.4 * middle], dim=1)
+    # mid is `middle`, side 0.6 · `middle`
     pans = torch.full((2, 30, spectrum.format.num_bins), 0.6)
     assert float(pan_distance(panned, pans, spectrum)) < 1e-6
     assert float(pan_distance(panned, pans - 0.5, spectrum)) == pytest.approx(0.25, rel=1e-3)
     assert float(pan_distance(panned.flip(1), pans, spectrum)) == pytest.approx(1.2**2, rel=1e-3)
 
 
-def test_a_decoder_learns_at_which_side_a_band_stands_with_discriminators_of_stereo(stereo_pool: SongPool) -> None:
+def test_a_stereo_decoder_learns_pans_with_discriminators(stereo_pool: SongPool) -> None:
     codec = settled_codec(stereo_pool)
     options = arguments(decoder_only=True, mel_weight=0.0, stft_sizes="64,256", pan_weight=1.0, adversarial_from=1)
     trainer = SpectralTrainer(widened(codec, 2 * RATE, 2).train(), stereo_pool, replace(options, sizes="64,128"))
@@ -286,13 +288,13 @@ def test_a_decoder_learns_at_which_side_a_band_stands_with_discriminators_of_ste
     assert all(report["adversarial"] > 0 for report in reports[1:])
 
 
-def test_a_side_that_is_too_quiet_gets_its_level(stereo_pool: SongPool) -> None:
+def test_level_side_corrects_a_side_that_is_too_quiet(stereo_pool: SongPool) -> None:
     wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).eval()
     trainer = SpectralTrainer(wide, stereo_pool, arguments(decoder_only=True, varied_rows=0))
     trainer.start_wider(wide.config.input_format.num_bins)
     side = wide.decoder.side
     assert side is not None
-    # it sounds like the mid, but 2 dB quieter, since its typical magnitudes are; and the mid is too quiet already
+    # the side sounds like the mid, which is too quiet already, but with typical magnitudes that are 2 dB lower
     side.load_state_dict(wide.decoder.mid.state_dict(), strict=False)
     for weight in side.mid_states.parameters():
         torch.nn.init.zeros_(weight)
@@ -300,7 +302,7 @@ def test_a_side_that_is_too_quiet_gets_its_level(stereo_pool: SongPool) -> None:
     spectrum.usual[spectrum.format.num_bins :] *= 0.8**spectrum.compression
 
     def side_level() -> float:
-        """Level of the octave around 250 Hz of the side, decoded − true, in dB."""
+        """Level of the side in the octave around 250 Hz, decoded minus true, in dB."""
         figures = evaluate_in_stereo({"wide": wide}, stereo_pool, depths=(4,), seconds=1.0, clips=6)
         return float(figures["wide"]["side_db"][250])
 
@@ -309,7 +311,7 @@ def test_a_side_that_is_too_quiet_gets_its_level(stereo_pool: SongPool) -> None:
     assert abs(side_level()) < 1
 
 
-def test_training_the_side_alone_leaves_the_decoder_of_mid(stereo_pool: SongPool) -> None:
+def test_training_the_side_alone_changes_only_the_sides_weights(stereo_pool: SongPool) -> None:
     wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).train()
     before = {name: value.clone() for name, value in wide.decoder.named_parameters()}
     options = arguments(decoder_only=True, side_only=True, mel_weight=0.0, stft_sizes="64,256", pan_weight=1.0)
@@ -321,7 +323,7 @@ def test_training_the_side_alone_leaves_the_decoder_of_mid(stereo_pool: SongPool
     assert changed == {"side"}
 
 
-def test_training_the_side_alone_leaves_the_sound_of_mid(stereo_pool: SongPool) -> None:
+def test_training_the_side_alone_leaves_the_mean_of_the_channels(stereo_pool: SongPool) -> None:
     wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).eval()
     codes = torch.randint(CODES, (1, 4, 60), generator=torch.Generator().manual_seed(0))
     before = as_codec(wide).decode(codes)[0].mean(0)
@@ -334,35 +336,36 @@ def test_training_the_side_alone_leaves_the_sound_of_mid(stereo_pool: SongPool) 
     torch.testing.assert_close(as_codec(settled).decode(codes)[0].mean(0), before, atol=1e-5, rtol=1e-4)
 
 
-def test_pans_alone_are_learnt_without_a_sound(stereo_pool: SongPool) -> None:
+def test_pans_alone_are_learnt_without_decoding_a_sound(stereo_pool: SongPool) -> None:
     wide = widened(settled_codec(stereo_pool), 2 * RATE, 2).train()
     only_pans = {"waveform_weight": 0, "spectral_weight": 0, "mel_weight": 0, "pan_weight": 1.0}
     trainer = SpectralTrainer(wide, stereo_pool, arguments(decoder_only=True, side_only=True, **only_pans))
     wide.decoder.mean.fill_(7.0)
     reports = [trainer.train_step() for _ in range(60)]
     assert np.mean([report["pan"] for report in reports[-5:]]) < 0.3 * reports[0]["pan"]
-    # a sound would have moved the running mean
+    # decoding a sound would have changed the running mean
     assert bool((wide.decoder.mean == 7.0).all())
 
 
 @pytest.mark.parametrize("stereo_only", [{"side_only": True}, {"pan_weight": 1.0}])
-def test_a_mono_decoder_has_no_side_to_train(pool: SongPool, stereo_only: dict[str, Any]) -> None:
+def test_options_for_the_side_need_a_stereo_decoder(pool: SongPool, stereo_only: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="need a decoder that plays stereo"):
         SpectralTrainer(tiny_codec(), pool, arguments(**stereo_only))
 
 
-def test_training_in_stereo_refuses_songs_without_it(pool: SongPool) -> None:
+def test_training_in_stereo_refuses_songs_without_stereo_files(pool: SongPool) -> None:
     trainer = SpectralTrainer(widened(tiny_codec(), 2 * RATE, 2), pool, arguments(decoder_only=True))
     with pytest.raises(ValueError, match="has no stereo.flac; render the corpus with --stereo-rate"):
         trainer.train_step()
 
 
-def test_log_spectral_distance_of_a_louder_sound_is_its_level() -> None:
+def test_log_spectral_distance_to_a_louder_copy_is_the_difference_in_level() -> None:
     sound = np.random.default_rng(0).standard_normal((2, 20_000))
+    # twice the amplitude is 6.02 dB
     assert log_spectral_distance(sound, 2 * sound) == pytest.approx(6.02, abs=0.01)
 
 
-def test_notes_of_an_instrument_that_stands_alone_are_where_it_stands() -> None:
+def test_level_differences_of_solo_notes_are_those_of_their_instruments_pans() -> None:
     time = np.arange(3 * 24_000) / 24_000
     # E4 in the first second, as chords; C5 in the second and third as pads, with a bass on it in the third
     chords = 0.1 * np.sin(2 * np.pi * 329.6 * time) * (time < 1)
@@ -373,11 +376,13 @@ def test_notes_of_an_instrument_that_stands_alone_are_where_it_stands() -> None:
     assert all(stop <= 20 for _, stop, _ in notes)
     stereo = np.stack([1.5 * chords + 0.5 * pads, 0.5 * chords + 1.5 * pads])
     differences = level_differences(stereo, notes, 24_000)
+    # 1.5 to 0.5 is 9.5 dB
     np.testing.assert_allclose(differences, [9.5, -9.5], atol=0.1)
 
 
-def test_octave_levels_are_those_of_sines() -> None:
+def test_a_sine_has_its_level_in_its_own_octave_only() -> None:
     time = np.arange(2 * 44_100) / 44_100
     levels = octave_levels(0.1 * np.sin(2 * np.pi * 1_000 * time), 44_100)
+    # an amplitude of 0.1 is an RMS of −23 dBFS
     assert levels[OCTAVES.index(1000)] == pytest.approx(-23.0, abs=0.1)
     assert levels[OCTAVES.index(4000)] < -60

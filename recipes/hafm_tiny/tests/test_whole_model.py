@@ -31,13 +31,14 @@ def corpus(songs: Path, voices: Path, soundfont: Path, tmp_path_factory: pytest.
         songs=songs, voices=voices, soundfonts=(soundfont,), output=folder, training_voices=("alto",),
         test_voices=("bass",), validation_songs=3, test_songs=1, seconds=(22.0, 23.0), styles=("folk", "pop"),
     )  # fmt: skip
-    assert all(seconds > 20 for _, seconds in build_corpus(options, list_tasks(options, 0)))
+    rendered = build_corpus(options, list_tasks(options, 0))
+    assert all(seconds > 20 for _, seconds in rendered)
     return folder
 
 
 @pytest.fixture(scope="module")
 def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipes with smaller batches and fewer validation crops."""
+    """A copy of the recipes whose configurations have smaller batches and fewer validation crops."""
     repository = tmp_path_factory.mktemp("repository")
     (repository / "examples").symlink_to(RECIPES.parent / "examples")
     folder = repository / "recipes"
@@ -52,22 +53,23 @@ def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_part_is_trained_after_those_it_needs(corpus: Path, tmp_path: Path) -> None:
+def test_every_part_follows_those_it_needs_and_gets_its_share_of_the_hours(corpus: Path, tmp_path: Path) -> None:
     options = WholeModelOptions(corpus, tmp_path / "out", RECIPES, hours=1.6)
     commands = part_commands(options, {"codec": 1000, "hubert": 500})
     assert list(commands) == list(NEEDS)
-    for number, name in enumerate(commands):
-        assert set(NEEDS[name]) <= set(list(commands)[:number])
-        assert commands[name][0] == "hafm" or (RECIPES / commands[name][0]).is_file()
+    for index, name in enumerate(commands):
+        assert set(NEEDS[name]) <= set(list(commands)[:index]), name
+        assert commands[name][0] == "hafm" or (RECIPES / commands[name][0]).is_file(), name
     hours = [float(words[words.index("--max_hours") + 1]) for words in commands.values() if "--max_hours" in words]
     assert sum(hours) == pytest.approx(1.0), "codec and HuBERT have the other 0.6 of 1.6 hours"
     steps = [int(commands[part][commands[part].index("--steps") + 1]) for part in ("codec", "decoder")]
-    assert steps == [1320, 120]
+    assert steps == [1320, 120], "1.32 and 0.12 times the 1000 steps with discriminators that fit into the time"
     options_of_steps = ("--quantize_from", "--adversarial_from", "--steps")
     starts = [int(commands["codec"][commands["codec"].index(name) + 1]) for name in options_of_steps]
     assert starts == sorted(starts), "an autoencoder, then quantised, then against discriminators"
-    shared = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
-    assert float(shared["coarse"][shared["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
+    # with two workers, the coarse stage has half of the hours
+    parallel = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
+    assert float(parallel["coarse"][parallel["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 
 
 def test_stages_read_the_lead_sheet_parts_that_the_songs_have(corpus: Path, tmp_path: Path) -> None:
@@ -75,33 +77,38 @@ def test_stages_read_the_lead_sheet_parts_that_the_songs_have(corpus: Path, tmp_
     commands = part_commands(options, {"codec": 1000, "hubert": 500})
     assert set(options.styles) <= {"folk", "pop"}
     assert options.styles
-    for stage, acoustic in (("semantic", False), ("coarse", True), ("fine", True)):
+    for stage, is_acoustic in (("semantic", False), ("coarse", True), ("fine", True)):
         words = commands[stage][1:]
-        architecture, _, _, optimization, _ = parse_arguments(words[: words.index("--codec")] if acoustic else words)
+        if is_acoustic:
+            # the options of train_tiny_stage.py alone come last
+            words = words[: words.index("--codec")]
+        architecture, _, _, optimization, _ = parse_arguments(words)
         assert ("energy" in architecture.lead_sheet_streams) == (stage != "fine")
         assert "style" in architecture.lead_sheet_streams
         assert architecture.styles == options.styles
         assert architecture.ranges_by_style()["pop"] == {"metres": [4], "tempo": [70.0, 134.0], "density": [1.8, 5.0]}
-        assert (architecture.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
+        assert (architecture.codebook_pattern == "delay") == is_acoustic, "one codebook has no pattern"
         assert architecture.conditioning_fusion == "sum"
         assert optimization.optimizer == "muon"
     assert "--separator" in commands["model"]
 
 
-def test_songs_without_sections_and_styles_give_neither_stream_values(tmp_path: Path) -> None:
+def test_parts_that_need_sections_styles_or_stems_are_left_out_without_them(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         (tmp_path / split / "song").mkdir(parents=True)
         (tmp_path / split / "song/labels.json").write_text('{"beats": [0.1, 0.6], "sections": []}')
     commands = part_commands(WholeModelOptions(tmp_path, tmp_path / "out", RECIPES), {"codec": 1000, "hubert": 500})
     for stage in ("semantic", "coarse"):
         words = commands[stage][1:]
-        architecture, *_ = parse_arguments(words[: words.index("--codec")] if stage == "coarse" else words)
+        if stage == "coarse":
+            words = words[: words.index("--codec")]
+        architecture, *_ = parse_arguments(words)
         assert architecture.lead_sheet_streams == ["chord", "beat", "bar", "style"]
         assert not architecture.styles
     assert "separator" not in commands
 
 
-def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: Path) -> None:
+def test_the_tiny_preset_and_its_configurations_are_those_of_the_bundled_model(bundled_model: Path) -> None:
     parts = json.loads((bundled_model / "config.json").read_text())
     preset = PRESETS["tiny"]
     for stage in ("semantic", "coarse", "fine"):
@@ -126,7 +133,7 @@ def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: 
 def test_one_command_makes_a_model_that_accompanies_and_a_second_run_has_nothing_to_do(
     corpus: Path, songs: Path, voices: Path, soundfont: Path, small_recipes: Path, tmp_path: Path
 ) -> None:  # fmt: skip
-    # all songs except those for test are rendered already
+    # all songs except those for test have been rendered already
     shutil.copytree(corpus, tmp_path / "songs")
     shutil.rmtree(tmp_path / "songs/test")
     rendered = f"--soundfont {soundfont} --training-voice alto --test-voice bass --validation-songs 3 --test-songs 1"
@@ -149,7 +156,7 @@ def test_one_command_makes_a_model_that_accompanies_and_a_second_run_has_nothing
     assert codec_fingerprint(trained) == codec_fingerprint(kept) == codec_fingerprint(model.codec)
     assert fingerprint(trained) != fingerprint(kept)
     steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
-    assert min(steps.values()) >= 16
+    assert min(steps.values()) >= 16, "at least twice as many as the timing runs have"
     logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
     run_program(command, check=True)
     assert logs == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
