@@ -8,7 +8,13 @@ import torch
 
 
 def nearest(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    """Index int64 [M] of the centroid nearest to each of float [M, D]."""
+    """Index of the centroid nearest to each vector, int64 [M].
+
+    Args:
+        vectors (float [M, D]): M vectors of width D.
+        centroids (float [K, D]): K centroids.
+    """
+    # squared distances, but for the vectors' own norms, which do not matter
     return torch.argmin(centroids.pow(2).sum(1) - 2 * vectors @ centroids.T, dim=1)
 
 
@@ -16,13 +22,13 @@ def kmeans(vectors: torch.Tensor, num_clusters: int, iterations: int, generator:
     """Lloyd's k-means, initialised with random vectors.
 
     Args:
-        vectors (float [M, D]): what to cluster.
-        num_clusters: K.
-        iterations: their number.
-        generator: draws the initial centroids.
+        vectors (float [M, D]): M vectors of width D.
+        num_clusters: number of clusters.
+        iterations: number of iterations.
+        generator: draws the vectors that become the initial centroids.
 
     Returns:
-        Centroids, float [K, D].
+        Centroids, float [num_clusters, D].
 
     Raises:
         ValueError: there are fewer vectors than clusters.

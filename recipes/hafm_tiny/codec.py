@@ -19,19 +19,19 @@ from hafm_hf.tokenizers.pitch_contour import mel_filters
 from .figures import log_mel, scale_invariant_sdr
 from .song_pool import PCM_SCALE, SongPool
 
-# of 16-bit samples: a clip that is no louder is silent
+# peak, in 16-bit samples, below which a clip is silent
 LEAST_PEAK = 300
 
 
 def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.25) -> torch.Tensor:
-    """Mean over rows of ‖x − y‖² / (‖x‖² + floor · mean power of the batch), times 1 + floor.
+    """Mean over clips of |x − y|² / (|x|² + floor · mean power of the batch), times 1 + floor.
 
-    Without the floor, quiet rows, whose error can be many times their power, dominate the gradient once the codec is
-    quantised: its norm rose fortyfold in a trial. With the factor, silence gives 1 for rows of equal power.
+    Without the floor, quiet clips, whose error can be many times their power, dominate the gradient once the codec is
+    quantised: its norm rose fortyfold in a trial. With the factor, silent output gives 1 for clips of equal power.
 
     Args:
-        target (float [B, C, N]): x.
-        output (float [B, C, N]): y.
+        target (float [B, C, N]): x, B clips of C channels and N samples.
+        output (float [B, C, N]): y, the codec's reconstruction of them.
         floor: share of the batch's mean power.
 
     Returns:
@@ -50,8 +50,8 @@ def spectral_distance(
     Of stereo, it compares mid, side, left and right. At 24 kHz, the longest window resolves semitones above 400 Hz.
 
     Args:
-        target (float [B, C, N]): audio.
-        output (like it): what the codec makes of it.
+        target (float [B, C, N]): B clips of C channels and N samples.
+        output (float [B, C, N]): the codec's reconstruction of them.
         sizes: windows in samples; those longer than the audio are skipped.
     """
     total = target.new_zeros(())
@@ -68,9 +68,14 @@ def spectral_distance(
 
 
 def view_spectra(audio: torch.Tensor, size: int) -> torch.Tensor:
-    """STFT of mono float [B, 1, N], complex [B, F, T]; of stereo, of mid, side, left and right: [4 · B, F, T].
+    """STFT of mono, or of mid, side, left and right of stereo; the hop is a quarter of the window.
 
-    The window is `size` samples long, the hop a quarter of it.
+    Args:
+        audio (float [B, C, N]): B clips of C channels and N samples.
+        size: window in samples.
+
+    Returns:
+        complex [B, F, T], F frequencies and T frames; of stereo [4 · B, F, T], the four spectra of a clip together.
     """
     window = torch.hann_window(size, device=audio.device)
     spectra = torch.stft(audio.flatten(0, 1), size, size // 4, window=window, return_complex=True)
@@ -89,17 +94,17 @@ def mel_distance(
     rather than its exact waveform.
 
     Args:
-        target (float [B, C, N]): audio.
-        output (like it): what the codec makes of it.
+        target (float [B, C, N]): B clips of C channels and N samples.
+        output (float [B, C, N]): the codec's reconstruction of them.
         sampling_rate: in Hz.
-        sizes: windows in samples; each has a mel band for every 32 of them.
+        sizes: windows of the scales in samples; each scale has size / 32 mel bands.
     """
     total = target.new_zeros(())
     for size in sizes:
         filters = torch.from_numpy(mel_filters(size, sampling_rate, size // 32, 0.0)).to(target)
         true = torch.einsum("fm,bft->bmt", filters, view_spectra(target, size).abs().pow(2))
         decoded = torch.einsum("fm,bft->bmt", filters, view_spectra(output, size).abs().pow(2))
-        # 60 dB below the clip's loudest band
+        # 60 dB below the clip's loudest band: what is quieter hardly counts
         floor = 1e-6 * true.amax(dim=(1, 2), keepdim=True) + 1e-8
         # 0.5: the logarithm of a power is twice that of a magnitude
         total = total + 0.5 * ((true + floor).log() - (decoded + floor).log()).abs().mean()
@@ -108,20 +113,20 @@ def mel_distance(
 
 @torch.no_grad()
 def mean_of_channels(codec: Codec, sound: torch.Tensor, size: int) -> torch.Tensor:
-    """The mean of the channels of what a codec plays, at the rate that it reads.
+    """A codec's output as mono, at the sampling rate of its input.
 
     Args:
-        codec: of which `sound` is the output.
-        sound (float [B, C, N]): at the rate of its output.
-        size: number of samples to keep, at the rate that it reads.
+        codec: the codec.
+        sound (float [B, C, N]): its output, C channels and N samples at its output rate.
+        size: number of samples to keep, at its input rate.
 
     Returns:
         float [B, size], on the CPU.
     """
     mono = sound.mean(1).cpu()
-    form = codec.format
-    if form.output_sampling_rate != form.sampling_rate:
-        resampled = soxr.resample(mono.numpy().T, form.output_sampling_rate, form.sampling_rate).T
+    rates = codec.format
+    if rates.output_sampling_rate != rates.sampling_rate:
+        resampled = soxr.resample(mono.numpy().T, rates.output_sampling_rate, rates.sampling_rate).T
         mono = torch.from_numpy(np.ascontiguousarray(resampled))
     return mono[:, :size]
 
@@ -134,13 +139,13 @@ def evaluate_codec(
 
     Args:
         codec: a spectral codec.
-        pool: songs at the codec's rate.
+        pool: songs at the codec's input rate.
         depths: numbers of codebooks to decode.
         seconds: length of a clip.
-        clips: their number, at most.
+        clips: largest number of clips.
 
     Returns:
-        means over clips: `si_sdr_db` at each number of codebooks, `si_sdr_db_unquantized`, `log_mel_db` (mean distance
+        Means over clips: `si_sdr_db` at each number of codebooks, `si_sdr_db_unquantized`, `log_mel_db` (mean distance
         of log-mel spectrograms with the most codebooks, dB), and `styles`: the same for each style and, if the pool
         has stems, for the sum of separately coded stems (STYLE/stems); and the `perplexity` of every codebook.
     """
@@ -150,24 +155,26 @@ def evaluate_codec(
     codec.eval()
     form = codec_format(codec.config)
     counts = torch.zeros(form.num_codebooks, form.codebook_size)
-    # of each clip, by style
+    # of each clip, by style; with stems also by STYLE/stems
     figures: dict[str, list[dict[str, float]]] = {}
-    # at most as many clips as the songs contain, or a small pool would be drawn repeatedly
+    # no more clips than the songs hold without overlap
     clips_in_all = math.ceil(sum(song.num_samples for song in pool.songs) / num_samples)
     for _ in range(min(clips, clips_in_all)):
         song, start = pool.draw(rng, num_samples)
         if np.abs(song.instrumental[start : start + num_samples]).max() < LEAST_PEAK:
             continue
         style = str(song.labels.get("style", ""))
-        bands = {style: [song.instrumental]}
+        # sounds to code separately
+        sounds_by_name = {style: [song.instrumental]}
         if song.stems:
-            bands[f"{style}/stems"] = list(song.stems.values())
-        for name, band in bands.items():
-            parts = np.stack([sound[start : start + num_samples] for sound in band]) / np.float32(PCM_SCALE)
+            sounds_by_name[f"{style}/stems"] = list(song.stems.values())
+        for name, sounds in sounds_by_name.items():
+            parts = np.stack([sound[start : start + num_samples] for sound in sounds]) / np.float32(PCM_SCALE)
             clip_figures = _scores_of_coding(codec, parts, depths, counts if name == style else None)
             figures.setdefault(name, []).append(clip_figures)
     codec.train()
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    # of the codes of each codebook, in nats
     entropy = -(shares * shares.clamp_min(1e-12).log()).sum(1)
     without_stems = []
     for name, figures_of_style in figures.items():
@@ -183,16 +190,18 @@ def evaluate_codec(
 def _scores_of_coding(
     codec: Any, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
 ) -> dict[str, float]:
-    """Scores the sum of sounds, each coded separately.
+    """Codes sounds separately, and scores the sum of their reconstructions.
 
     Args:
-        codec: the model.
-        parts (float32 [P, N]): an instrumental alone, or its stems.
+        codec: a spectral codec.
+        parts (float32 [P, N]): P sounds of N samples: an instrumental alone, or its stems.
         depths: numbers of codebooks to decode.
-        counts (float32 [Q, codebook size]): the codes are added to it; None: they are not counted.
+        counts (float32 [Q, codebook size]): occurrences of each code of Q codebooks, to which those of these sounds
+            are added; None: they are not counted.
 
     Returns:
-        SI-SDR in dB by the number of codebooks ("0": latents that are not quantised), and "log_mel" in dB.
+        SI-SDR in dB by the number of codebooks as a string ("0": unquantised latents), and "log_mel", the mean
+        distance of log-mel spectrograms in dB with the most codebooks.
     """
     device = next(codec.parameters()).device
     size = parts.shape[1]
@@ -203,7 +212,7 @@ def _scores_of_coding(
     if counts is not None:
         for index, codes_of_book in enumerate(codes.unbind(1)):
             counts[index] += torch.bincount(codes_of_book.flatten().cpu(), minlength=counts.shape[1])
-    # by the number of codebooks
+    # by the number of codebooks; 0: without quantisation
     outputs = {depth: wrapped.decode(codes[:, :depth]) for depth in depths}
     outputs[0] = codec.decoder(codec.encoder(audio))
     sums = {

@@ -3,7 +3,7 @@
 
 Défossez et al. 2022, arXiv 2210.13438, section 3.4: hinge losses, feature matching relative to real features, and a
 discriminator that is updated in two of three steps. The networks here are smaller than the paper's, as the codecs are.
-Dimensions: B clips, N samples, F frequencies, T frames.
+Dimensions: B clips, N samples, F frequencies (fewer than the STFT's after strides), T frames.
 """
 
 import torch
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 Features = list[torch.Tensor]
-# exponent that compresses magnitudes: decoded sound differs mostly 40 dB below its peaks, which become 12 dB. Without
-# it, discriminators of accompaniments had not improved after 500 steps (docs/log.md)
+# exponent that compresses magnitudes: decoded sound mostly differs from real sound 40 dB below its peaks, which become
+# 12 dB. Without it, discriminators of accompaniments had not improved after 500 steps (docs/log.md)
 COMPRESSION = 0.3
 
 
@@ -29,21 +29,32 @@ class SpectrogramDiscriminator(nn.Module):
         super().__init__()
         self.size = size
         self.register_buffer("window", torch.hann_window(size), persistent=False)
+        # channels in and out, stride over frequencies, dilation over frames; kernels of 9 frequencies and 3 frames
         shapes = [(3, channels, 1, 1), (channels, channels, 2, 1), (channels, channels, 2, 2)]
         self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(inner, outer, (9, 3), stride=(stride, 1), dilation=(1, spread), padding=(4, spread)))
-            for inner, outer, stride, spread in shapes
+            weight_norm(
+                nn.Conv2d(inputs, outputs, (9, 3), stride=(stride, 1), dilation=(1, dilation), padding=(4, dilation))
+            )
+            for inputs, outputs, stride, dilation in shapes
         )
         self.last = weight_norm(nn.Conv2d(channels, 1, (3, 3), padding=1))
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, Features]:
-        """Audio (float [B, 1, N]) → logits of how real each patch is, float [B, 1, F, T], and the layers' features."""
+        """Judges patches of the spectrogram of mono audio.
+
+        Args:
+            audio (float [B, 1, N]): B clips of N samples.
+
+        Returns:
+            Logits of whether each patch is real (float [B, 1, F, T]), and each layer's output (float [B, channels, F,
+            T]); T frames, and F frequencies, halved by each layer with stride 2.
+        """
         window: torch.Tensor = self.window  # type: ignore[assignment]
         spectrum = torch.stft(
             audio[:, 0], self.size, self.size // 4, window=window, normalized=True, return_complex=True
         )
         magnitudes = spectrum.abs() + 1e-5  # [B, F, T]
-        # the phase is kept
+        # only magnitudes are compressed, phases stay; real and imaginary parts: [B, 2, F, T]
         compressed = torch.view_as_real(spectrum * magnitudes ** (COMPRESSION - 1)).permute(0, 3, 1, 2)
         hidden = torch.cat([compressed, magnitudes[:, None] ** COMPRESSION], dim=1)
         features = []
@@ -54,14 +65,23 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """A `SpectrogramDiscriminator` for each STFT size."""
+    """A `SpectrogramDiscriminator` for each scale.
+
+    Args:
+        sizes: window of each one's STFT, in samples.
+    """
 
     def __init__(self, sizes: tuple[int, ...] = (256, 512, 1024)) -> None:
         super().__init__()
         self.scales = nn.ModuleList(SpectrogramDiscriminator(size) for size in sizes)
 
     def loss(self, real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
-        """The discriminators' loss: hinge losses of real and generated audio (float [B, 1, N]), mean over scales."""
+        """The discriminators' loss, which does not train the codec: the mean of their hinge losses.
+
+        Args:
+            real (float [B, 1, N]): B clips of N samples.
+            generated (float [B, 1, N]): the codec's reconstruction of them.
+        """
         losses = []
         for scale in self.scales:
             real_logits, _ = scale(real)
@@ -70,15 +90,15 @@ class MultiScaleDiscriminator(nn.Module):
         return torch.stack(losses).mean()
 
     def judge(self, real: torch.Tensor, generated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The codec's losses.
+        """The codec's adversarial losses.
 
         Args:
-            real (float [B, 1, N]): audio.
-            generated (float [B, 1, N]): what the codec makes of it.
+            real (float [B, 1, N]): B clips of N samples.
+            generated (float [B, 1, N]): the codec's reconstruction of them.
 
         Returns:
-            The hinge loss of being recognised as generated, and the distance of the layers' features, relative to
-            those of real audio: two scalars, means over all scales.
+            The hinge loss, which is low if generated audio is taken for real, and the feature-matching loss, the L1
+            distance of the layers' outputs relative to those for real audio: two scalars, means over all scales.
         """
         hinges = []
         distances = []

@@ -11,6 +11,10 @@ from hafm_hf.tokenizers.pitch_contour import FRAME_RATE, mel_filters
 
 MEL_BANDS = 80
 LOWEST_MEL_HZ = 40.0
+# levels below this one relative to the loudest value count as this one, in dB
+FLOOR_DB = -80.0
+# least level of the loudest value, so that near silence is not amplified
+QUIETEST_DB = -60.0
 
 
 def log_mel(
@@ -19,12 +23,14 @@ def log_mel(
     """Log-mel spectrogram at 100 frames per second.
 
     Args:
-        samples (float32 [N], at `sampling_rate` Hz).
-        hops_in_window: window length in hops, rounded up to a power of 2; long windows resolve pitch, short ones time.
-        bands: number of mel bands, up to half the sampling rate.
+        samples (float32 [N] at `sampling_rate` Hz): mono sound of N samples.
+        sampling_rate: in Hz.
+        hops_in_window: window length in hops of 10 ms, rounded up to a power of 2 samples; long windows resolve pitch,
+            short ones time.
+        bands: number of mel bands from LOWEST_MEL_HZ to half the sampling rate.
 
     Returns:
-        float64 [`bands`, 1 + N // hop], dB below the loudest value, at least -80.
+        float64 [bands, 1 + N // hop], dB relative to the loudest value, from FLOOR_DB to 0.
     """
     hop = sampling_rate // FRAME_RATE
     # the next power of 2
@@ -36,13 +42,17 @@ def log_mel(
         padded, window_function(size, "hann"), size, hop, power=2.0, center=False, mel_filters=filters
     ).astype(np.float64)
     decibels = 10.0 * np.log10(np.maximum(power, 1e-10))
-    # at least −60 dB: near silence is not amplified
-    loudest = max(decibels.max(), -60.0)
-    return np.maximum(decibels - loudest, -80.0)
+    loudest = max(decibels.max(), QUIETEST_DB)
+    return np.maximum(decibels - loudest, FLOOR_DB)
 
 
 def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """SI-SDR in dB (float [B]) of `output` for `target` (float [B, N] each; Le Roux et al. 2019, arXiv 1811.02508)."""
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, arXiv 1811.02508): float [...].
+
+    Args:
+        target (float [..., N]): true sounds of N samples.
+        output (float [..., N]): estimates of them.
+    """
     target = target - target.mean(dim=-1, keepdim=True)
     output = output - output.mean(dim=-1, keepdim=True)
     scale = (output * target).sum(-1, keepdim=True) / target.pow(2).sum(-1, keepdim=True).clamp_min(1e-12)

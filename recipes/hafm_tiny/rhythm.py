@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a rhythm network to estimate a song's beats from singing.
+"""Trains a rhythm network to estimate the beat phase of each frame of a vocal.
 
 Crops are augmented with other tempi, with noise, and with timing errors of the singer, both constant and varying over
-the song, as rendered singers are more precise than people. This is trained before the vocal clusters are fitted.
+the crop, as rendered singers are more precise than people. Vocal clusters are fitted after this.
+
+A beat has BEAT_PARTS equal parts, the network's classes; a frame outside all beats is IGNORED.
 Dimensions: B crops, T frames, P descriptors of a frame.
 """
 
@@ -25,7 +27,7 @@ Beats = NDArray[np.int64]
 # interval between random timing errors, and length of the crops used for scoring, in seconds
 WOBBLE_SECONDS = 0.7
 SCORED_SECONDS = 12.0
-# a position is interpolated between its frame and the next one, so the last position is so far from a song's end
+# least distance of a position from a song's end: it is interpolated between its frame and the next
 EDGE_FRAMES = 2
 
 
@@ -63,8 +65,8 @@ class RhythmTrainer:
     """Trains a rhythm network; it ends with the average of its weights.
 
     Args:
-        network: takes float [B, T, P], P descriptors of each frame.
-        songs: descriptors (float32 [T, P]) and parts of the beat (int64 [T]) of each song.
+        network: a network for P descriptors of each frame; changed in place.
+        songs: of each song, descriptors (float32 [T, P]) and part of the beat (int64 [T]) of its T frames.
         arguments: see `RhythmArguments`.
         frame_rate: frame rate of the descriptors, in Hz.
 
@@ -98,7 +100,7 @@ class RhythmTrainer:
             raise ValueError(f"No song is longer than {least:.1f} s; add longer songs or lower crop_seconds.")
         # the shortest crops fit into the most songs
         most_songs = self.songs[min(self.songs)]
-        # of each descriptor, to scale the noise
+        # standard deviation of each descriptor, to scale the noise
         self.deviation = torch.from_numpy(np.concatenate([features for features, _ in most_songs]).std(0))
         self.rng = np.random.default_rng(arguments.seed)
         self.generator = torch.Generator().manual_seed(arguments.seed)
@@ -112,23 +114,22 @@ class RhythmTrainer:
         frames = int(self.rng.choice(list(self.songs)))
         rows = max(round(self.arguments.batch_seconds * self.frame_rate / frames), 1)
         crops = [self._crop(frames) for _ in range(rows)]
-        inputs = self._disturbed(torch.from_numpy(np.stack([features for features, _ in crops])))
+        inputs = self._with_noise(torch.from_numpy(np.stack([features for features, _ in crops])))
         beat_targets = torch.from_numpy(np.stack([beats for _, beats in crops]))
         device = self.network.head.weight.device
         logits = self.network(inputs.to(device))
         return F.cross_entropy(logits.flatten(0, 1), beat_targets.to(device).flatten(), ignore_index=IGNORED)
 
     def _crop(self, frames: int) -> tuple[Array, Beats]:
-        """A crop of a random song at a random tempo, sung early or late.
+        """A crop of a random song at a random tempo, with a singer who is early or late.
 
         Args:
-            frames: T, one of the lengths in `songs`.
+            frames: T, length of the crop, one of the keys of `self.songs`.
 
         Returns:
-            The voice's descriptors (float32 [T, P]), interpolated where it sings, and the part of the beat of each
-            frame of the band (int64 [T]).
+            Descriptors of the singer (float32 [T, P]), and the part of the beat that the band is in (int64 [T]).
         """
-        songs = self.songs[frames]  # long enough for it
+        songs = self.songs[frames]
         features, beats = songs[int(self.rng.integers(len(songs)))]
         speed = 2 ** self.rng.uniform(-self.arguments.stretch_octaves, self.arguments.stretch_octaves)
         start = self.rng.uniform(0, len(features) - frames * speed - EDGE_FRAMES)
@@ -136,21 +137,27 @@ class RhythmTrainer:
         played = start + speed * np.arange(frames)
         sung = np.clip(played - speed * self._lateness(frames), 0, len(features) - EDGE_FRAMES)
         before = sung.astype(np.int64)
-        share = (sung - before).astype(np.float32)[:, None]
-        mixed = features[before] * (1 - share) + features[before + 1] * share
-        return mixed, beats[np.round(played).astype(np.int64)]
+        fraction = (sung - before).astype(np.float32)[:, None]
+        interpolated = features[before] * (1 - fraction) + features[before + 1] * fraction
+        return interpolated, beats[np.round(played).astype(np.int64)]
 
     def _lateness(self, frames: int) -> NDArray[np.float64]:
-        """The singer's timing error in frames of a crop of T = `frames`, positive if late: float64 [T]."""
+        """A random timing error of the singer at each of `frames` frames, in frames, positive if late: float64 [T]."""
         points = math.ceil(frames / (WOBBLE_SECONDS * self.frame_rate)) + 1
+        # in seconds: varying, drawn at these points, and constant
         wobble = self.rng.normal(0.0, self.arguments.wobble_seconds, points)
         late = self.rng.normal(0.0, self.arguments.late_seconds)
-        return self.frame_rate * (late + np.interp(np.arange(frames), np.linspace(0, frames - 1, points), wobble))
+        wobble_of_frames = np.interp(np.arange(frames), np.linspace(0, frames - 1, points), wobble)
+        return self.frame_rate * (late + wobble_of_frames)
 
-    def _disturbed(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Adds noise per frame and per crop to descriptors (float32 [B, T, P]), and drops dimensions of each crop.
+    def _with_noise(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Simulates other voices and rooms: adds noise, and sets a few descriptors of each crop to 0.
 
-        This simulates other voices and rooms.
+        Args:
+            inputs (float32 [B, T, P]): P descriptors of each of T frames.
+
+        Returns:
+            float32 [B, T, P].
         """
         arguments = self.arguments
         rows, frames, width = inputs.shape
@@ -162,20 +169,22 @@ class RhythmTrainer:
 
 @torch.no_grad()
 def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats]], frames: int) -> dict[str, float]:
-    """Scores a network's beat estimates on separate crops.
+    """Scores a network's beat estimates on consecutive crops of songs.
 
     Args:
-        network: takes float [B, T, P].
-        songs: descriptors (float32 [T, P]) and parts of the beat (int64 [T]) of each song.
+        network: a network for P descriptors of each frame.
+        songs: of each song, descriptors (float32 [T, P]) and part of the beat (int64 [T]) of its T frames.
         frames: length of a crop; the rest of a song is left out.
 
     Returns:
-        `beat_nats`: cross-entropy of the parts of the beat (2.08 is chance); `beat_agreement`, `half_beat_agreement`:
-        mean cosine of the phase error, weighted by the network's confidence in each frame (0 is chance).
+        `beat_nats`: cross-entropy of the parts of the beat (chance is 2.08, log 8); `beat_agreement`,
+        `half_beat_agreement`: mean cosine of the error of the phase in the beat and in the half beat, weighted by the
+        network's confidence in each frame (1 is perfect, 0 is chance).
     """
     device = network.head.weight.device
     nats = []
-    points_of_crops = []
+    # of labelled frames: estimated phase vectors, and true beat phases in radians
+    vectors_of_crops = []
     angles_of_crops = []
     for features, beats in songs:
         for start in range(0, len(features) - frames + 1, frames):
@@ -186,15 +195,15 @@ def rhythm_scores(network: HAFMRhythmNetwork, songs: Sequence[tuple[Array, Beats
                 continue
             logits = network(crop)[0].float().cpu()[torch.from_numpy(labelled)]
             nats.append(float(F.cross_entropy(logits, torch.from_numpy(parts[labelled]))))
-            points_of_crops.append(network.expected_phase_vectors(crop)[0].cpu().numpy()[labelled])
+            vectors_of_crops.append(network.expected_phase_vectors(crop)[0].cpu().numpy()[labelled])
             angles_of_crops.append((parts[labelled] + 0.5) * (2 * math.pi / BEAT_PARTS))
-    points = np.concatenate(points_of_crops)  # [T, 4]
-    angles = np.concatenate(angles_of_crops)  # [T]
+    vectors = np.concatenate(vectors_of_crops)  # [frames, 4]
+    angles = np.concatenate(angles_of_crops)  # [frames]
     scores = {"beat_nats": float(np.mean(nats))}
-    # columns of the points: cosine and sine of the phase in the beat, then in the half beat, at twice the angle
+    # columns: cosine and sine of the phase in the beat, then in the half beat, whose angle is twice as large
     for name, factor, columns in (("beat_agreement", 1, slice(0, 2)), ("half_beat_agreement", 2, slice(2, 4))):
         true = np.stack([np.cos(factor * angles), np.sin(factor * angles)], axis=1)
-        confidence = np.linalg.norm(points[:, columns], axis=1).sum()
-        # a point's length is the confidence
-        scores[name] = float((points[:, columns] * true).sum() / confidence)
+        # a vector's length is the network's confidence
+        confidence = np.linalg.norm(vectors[:, columns], axis=1).sum()
+        scores[name] = float((vectors[:, columns] * true).sum() / confidence)
     return scores

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the separator on rendered accompaniments, whose stems are known, both original and decoded from the codec.
 
-A model's output comes from its codec, so half of the training crops are coded, too; the target stems are not. Only
-magnitudes are compared, since no mask can undo what a codec does to phases.
+A model's output comes from its codec, so in half of the training crops the mixture is coded, too; the target stems are
+not. Only magnitudes are compared, since no mask can undo what a codec does to phases.
 
-Dimensions: B batch, N samples, S stems.
+Dimensions: B batch, N samples, S stems, F frequencies, T frames.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ STEM_GAIN = 6.0
 GAIN = 4.0
 # probability of silencing a stem in an uncoded crop
 SILENT = 0.05
-# length of the excerpts used for scoring
+# length in seconds of the excerpts used for scoring
 SCORED_SECONDS = 10.0
 # stems with a lower RMS are silent and not scored
 LEAST_LEVEL = 1e-3
@@ -55,7 +55,15 @@ class SeparatorArguments(StepArguments):
 
 @torch.no_grad()
 def coded(codec: Codec, sounds: np.ndarray) -> np.ndarray:
-    """Codes and decodes sounds (float32 [B, N] at the rate that the codec reads, mono): float32 [B, N]."""
+    """Encodes and decodes mono sounds.
+
+    Args:
+        codec: encodes and decodes them, mono or stereo.
+        sounds (float32 [B, N]): B sounds of N samples at the codec's input rate.
+
+    Returns:
+        float32 [B, N], mono at the same rate.
+    """
     samples = torch.from_numpy(sounds)[:, None].expand(-1, codec.format.channels, -1)
     return mean_of_channels(codec, codec.decode(codec.encode(samples)), sounds.shape[1]).numpy()
 
@@ -64,8 +72,8 @@ class SeparatorTrainer:
     """Trains a separator on the stems of songs.
 
     Args:
-        model: the separator.
-        pool: songs with stems.
+        model: the separator, changed in place.
+        pool: songs with stems, at the separator's rate.
         codec: codec for the coded crops.
         arguments: see `SeparatorArguments`.
 
@@ -78,12 +86,16 @@ class SeparatorTrainer:
         self.model = model
         self.pool = pool
         self.arguments = arguments
-        # half precision saves memory: this is hours of audio
+        # each song's coded mixture, in half precision, because it is hours of audio
         self.coded = {song.name: coded(codec, band_of(song)[None])[0].astype(np.float16) for song in pool.songs}
         self.rng = np.random.default_rng(arguments.seed)
 
     def train(self) -> float:
-        """Takes all steps, sets the model to the average of its weights; returns the mean loss of the last tenth."""
+        """Takes all steps, and sets the model to the average of its weights.
+
+        Returns:
+            The mean loss of the last tenth of the steps.
+        """
         return take_steps(self.model, self._loss, self.arguments)
 
     def _loss(self) -> torch.Tensor:
@@ -99,9 +111,10 @@ class SeparatorTrainer:
         return (estimated - true).abs().sum(1).mean() / magnitudes.mean()
 
     def _crop(self) -> tuple[np.ndarray, np.ndarray]:
-        """A random crop of a mixture and its stems, float32 [N] and [S, N].
+        """A random crop of a mixture and its stems, float32 [N] and [S, N]; N samples, S stems.
 
-        In a share of crops, the mixture is coded as a whole; otherwise, stems get random gains before they are mixed.
+        In a share `coded_share` of crops, the mixture is a coded one; in others, the stems get random gains and are
+        mixed anew.
         """
         rng = self.rng
         count = round(self.arguments.crop_seconds * self.pool.sampling_rate)
@@ -119,31 +132,31 @@ class SeparatorTrainer:
 
 
 def band_of(song: Song) -> np.ndarray:
-    """The instrumental of a song, float32 [N]."""
+    """The instrumental of a song in floats: float32 [samples]."""
     return song.instrumental.astype(np.float32) / PCM_SCALE
 
 
 def stems_of(song: Song) -> np.ndarray:
-    """The stems of a song, float32 [S, N]."""
+    """The stems of a song in floats, in the order of STEMS: float32 [stems, samples]."""
     return np.stack([song.stems[name].astype(np.float32) / PCM_SCALE for name in STEMS])
 
 
 @torch.no_grad()
 def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Codec) -> dict[str, float]:
-    """Scores a separator on 10 s from the middle of each song; shorter songs are left out.
+    """Scores a separator on `SCORED_SECONDS` from the middle of each song; shorter songs are left out.
 
     Args:
         model: the separator, on the CPU.
         songs: with stems, at the separator's rate.
-        codec: for coded mixtures.
+        codec: codes mixtures and stems.
 
     Returns:
-        SI-SDR in dB, means over the songs in which a stem plays: `STEM_si_sdr` of the separated stem,
+        SI-SDR in dB, means over the songs in which the stem STEM is not silent: `STEM_si_sdr` of the separated stem,
         `STEM_band_si_sdr` of the unseparated mixture, as a baseline, and `STEM_coded_si_sdr` of the stem separated
         from the coded mixture, compared with the coded stem.
 
     Raises:
-        ValueError: no song is long enough.
+        ValueError: no song is long enough, or all stems are silent.
     """
     scores: dict[str, list[float]] = {}
     count = round(SCORED_SECONDS * model.config.sampling_rate)
@@ -151,18 +164,20 @@ def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Co
         start = (song.num_samples - count) // 2
         if start < 0:
             continue
+        # the mixture, then the stems
         sounds = np.vstack([band_of(song)[None], stems_of(song)])[:, start : start + count]
         band, *stems = torch.from_numpy(sounds)
         coded_band, *coded_stems = torch.from_numpy(coded(codec, sounds))
-        separated = model.separate(band[None])[:, 0]
+        separated = model.separate(band[None])[:, 0]  # [S, N]
         separated_coded = model.separate(coded_band[None])[:, 0]
-        for number, name in enumerate(STEMS):
-            if float(stems[number].square().mean().sqrt()) < LEAST_LEVEL:
+        for index, name in enumerate(STEMS):
+            if float(stems[index].square().mean().sqrt()) < LEAST_LEVEL:
                 continue
+            # target and output
             pairs = {
-                "si_sdr": (stems[number], separated[number]),
-                "band_si_sdr": (stems[number], band),
-                "coded_si_sdr": (coded_stems[number], separated_coded[number]),
+                "si_sdr": (stems[index], separated[index]),
+                "band_si_sdr": (stems[index], band),
+                "coded_si_sdr": (coded_stems[index], separated_coded[index]),
             }
             for score, (target, output) in pairs.items():
                 scores.setdefault(f"{name}_{score}", []).append(float(scale_invariant_sdr(target, output)))

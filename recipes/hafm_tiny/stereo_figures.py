@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a codec that plays stereo, beside others of the same codes: levels, distances, and where notes stand.
+"""Figures of codecs that decode the same codes to stereo: levels, distances, and where notes are panned.
 
-And levels of what a whole model generates, beside the rendered bands of the same songs.
+And levels of what a whole model generates, compared with the rendered accompaniments of the same songs.
 
-Dimensions: N samples, T frames, B bands of a semitone.
+Mid is the mean of left and right, side half their difference. Dimensions: N samples, T frames, B bands of a semitone.
 """
 
 from collections.abc import Mapping
@@ -20,26 +20,31 @@ from hafm_hf.tokenizers.codecs import Codec, as_codec
 from .figures import log_mel, scale_invariant_sdr
 from .song_pool import PCM_SCALE, SongPool
 
-# centres of octaves in Hz; a level of an octave counts where it is above this one, in dB of full scale
+# centres of octaves in Hz, and the level in dB above which an octave is audible (`evaluate_in_stereo`: of full scale;
+# `generated_levels`: relative to the loudest octave)
 OCTAVES = (63, 125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 AUDIBLE_DB = -80.0
+# window in samples of the log spectral distance
 WINDOW = 2048
-# Hz above which a codec at 24 kHz plays nothing
+# bandwidth in Hz of a codec at 24 kHz
 OLD_BANDWIDTH = 12_000.0
 MEL_BANDS = 128
-# bands a semitone wide in which notes stand alone, from C3 on, and frames in seconds
+# peak below which a clip is silent, of 1
+SILENT_PEAK = 0.01
+# centres in Hz of bands a semitone wide, C3 to C8; window and hop of their levels in seconds
 SEMITONES = 130.8 * 2 ** (np.arange(61) / 12)
 NOTE_WINDOW = 0.186
 NOTE_HOP = 0.1
-# stems whose notes count, the least level above all others together, and above the loudest of the clip
+# stems whose notes are used where they stand alone: at least this much louder than all other stems together
 PANNED_STEMS = ("chords", "pads")
 ALONE_DB = 10.0
+# level of a note relative to the loudest of the clip, at least, and its length in frames
 AUDIBLE_NOTE_DB = -50.0
-SHORTEST_NOTE = 2  # frames
+SHORTEST_NOTE = 2
 
 
 def octave_levels(sound: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Power of a sound [N] in each of OCTAVES, in dB of full scale: float64 [octaves]."""
+    """Power of a sound (float [N]) in each of OCTAVES, in dB of full scale: float64 [octaves]."""
     power = np.abs(np.fft.rfft(sound)) ** 2 * 2 / len(sound) ** 2
     hertz = np.fft.rfftfreq(len(sound), 1 / sampling_rate)
     inside = [(hertz >= centre / 2**0.5) & (hertz < centre * 2**0.5) for centre in OCTAVES]
@@ -47,7 +52,12 @@ def octave_levels(sound: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 
 def log_spectral_distance(target: np.ndarray, output: np.ndarray) -> float:
-    """Log spectral distance in dB of sounds (float [C, N]): RMS over frequencies, mean over frames and channels."""
+    """Log spectral distance in dB: RMS over frequencies, mean over frames and channels.
+
+    Args:
+        target (float [C, N]): true sound, C channels and N samples.
+        output (float [C, N]): decoded sound.
+    """
     window = torch.hann_window(WINDOW, dtype=torch.float64)
     levels = []
     for sound in (target, output):
@@ -57,42 +67,58 @@ def log_spectral_distance(target: np.ndarray, output: np.ndarray) -> float:
 
 
 def semitone_powers(sound: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Power of a sound [N] in each of SEMITONES, every NOTE_HOP seconds: float64 [T, B]."""
+    """Power of a sound (float [N]) in each of SEMITONES, every NOTE_HOP seconds: float64 [frames, SEMITONES]."""
     size = round(NOTE_WINDOW * sampling_rate)
     pieces = np.lib.stride_tricks.sliding_window_view(sound, size)[:: round(NOTE_HOP * sampling_rate)]
     power = np.abs(np.fft.rfft(pieces * np.hanning(size))) ** 2
     hertz = np.fft.rfftfreq(size, 1 / sampling_rate)
-    inside = (hertz >= SEMITONES[:, None] / 2 ** (1 / 24)) & (hertz < SEMITONES[:, None] * 2 ** (1 / 24))
+    # half a semitone to each side of the centres
+    lowest = SEMITONES[:, None] / 2 ** (1 / 24)
+    highest = SEMITONES[:, None] * 2 ** (1 / 24)
+    inside = (hertz >= lowest) & (hertz < highest)  # [SEMITONES, frequencies]
     return power @ inside.T.astype(np.float64)
 
 
 def notes_alone(stems: Mapping[str, np.ndarray], sampling_rate: int) -> list[tuple[int, int, int]]:
-    """Notes of chords or pads that stand alone: first frame, frame after the last, and band of each.
+    """Notes of chords or pads that stand alone, so that their pan can be measured in the mix.
 
-    In a note's frames, its band is louder than the bands beside it, and one of PANNED_STEMS is ALONE_DB louder in it
+    In a note's frames, its semitone is louder than those beside it, and one of PANNED_STEMS is ALONE_DB louder in it
     than all other stems together.
 
     Args:
-        stems ([N] each): by name.
+        stems (float [N] each): by name.
         sampling_rate: in Hz.
+
+    Returns:
+        For each note its first frame, the frame after its last, and the index of its semitone, as in
+        `semitone_powers`.
     """
     powers = {name: semitone_powers(stem, sampling_rate) for name, stem in stems.items()}
-    total = np.sum(list(powers.values()), axis=0)
+    total = np.sum(list(powers.values()), axis=0)  # [T, B]
     padded = np.pad(total, ((0, 0), (1, 1)))
     is_peak = (total > padded[:, :-2]) & (total >= padded[:, 2:])
     is_audible = total > total.max() * 10 ** (AUDIBLE_NOTE_DB / 10)
     notes = []
     for name in PANNED_STEMS:
-        alone = is_peak & is_audible & (powers[name] > 10 ** (ALONE_DB / 10) * (total - powers[name]))
+        others = total - powers[name]
+        alone = is_peak & is_audible & (powers[name] > 10 ** (ALONE_DB / 10) * others)
         for band in range(alone.shape[1]):
-            # where it begins to be alone, and where that ends
-            edges = np.flatnonzero(np.diff(np.concatenate([[False], alone[:, band], [False]]).astype(int)))
-            notes += [(start, stop, band) for start, stop in edges.reshape(-1, 2) if stop - start >= SHORTEST_NOTE]
+            # frames in which it begins to be alone, and in which it no longer is, alternately
+            changes = np.diff(np.concatenate([[False], alone[:, band], [False]]).astype(int))
+            for start, stop in np.flatnonzero(changes).reshape(-1, 2):
+                if stop - start >= SHORTEST_NOTE:
+                    notes.append((start, stop, band))
     return notes
 
 
 def level_differences(stereo: np.ndarray, notes: list[tuple[int, int, int]], sampling_rate: int) -> np.ndarray:
-    """How much louder each note is on the left than on the right of a sound (float [2, N]), in dB: float64 [notes]."""
+    """How much louder each note is on the left than on the right, in dB: float64 [notes].
+
+    Args:
+        stereo (float [2, N]): left and right.
+        notes: as from `notes_alone`.
+        sampling_rate: in Hz.
+    """
     left, right = (semitone_powers(channel, sampling_rate) for channel in stereo)
     differences = []
     for start, stop, band in notes:
@@ -102,13 +128,13 @@ def level_differences(stereo: np.ndarray, notes: list[tuple[int, int, int]], sam
 
 
 def played(codec: Codec, codes: torch.Tensor, size: int, sampling_rate: int) -> np.ndarray:
-    """What a codec plays as left and right: float64 [2, at most `size`]; mono is on both.
+    """Decodes codes to left and right, float64 [2, at most `size`]; mono is copied to both.
 
     Args:
         codec: decodes the codes.
-        codes (int64 [1, Q, T]): of one clip.
-        size: number of samples.
-        sampling_rate: of the result in Hz.
+        codes (int64 [1, Q, T]): of one clip, Q codebooks and T frames.
+        size: number of samples to keep.
+        sampling_rate: rate of the result, in Hz.
     """
     sound = codec.decode(codes)[0].double().cpu().numpy()
     if codec.format.output_sampling_rate != sampling_rate:
@@ -121,20 +147,21 @@ def played(codec: Codec, codes: torch.Tensor, size: int, sampling_rate: int) -> 
 
 @torch.no_grad()
 def generated_levels(composite: HAFMForVocalAccompaniment, pool: SongPool, seconds: float) -> dict[str, Any]:
-    """Levels of what a model plays for the voices of songs, given their chords, beats and style, and of their bands.
+    """Levels of generated accompaniments, relative to the rendered accompaniments of the same songs.
 
     Args:
-        composite: plays stereo at the pool's stereo rate.
+        composite: generates stereo at the pool's stereo rate, given each song's vocal, chords, beats and style.
         pool: songs with stereo.
-        seconds: from the beginning of each song.
+        seconds: length of the beginning of each song to use.
 
     Returns:
-        `mid_db` and `side_db`: generated − rendered by octave, of all songs together, each as loud as the others in
-        the mid; None where less than AUDIBLE_DB below the mid is rendered. `songs`: their number.
+        `mid_db` and `side_db`: generated − rendered level by octave, over all songs, each normalised to the same power
+        in mid; None where the rendered level is inaudible, AUDIBLE_DB relative to the loudest octave or lower.
+        `songs`: their number.
     """
     rate = pool.stereo_rate
     assert rate is not None
-    # power by octave of mid and of side
+    # power of mid and of side by octave: [2, octaves]
     powers = {"generated": np.zeros((2, len(OCTAVES))), "rendered": np.zeros((2, len(OCTAVES)))}
     for song in pool.songs:
         assert song.stereo is not None
@@ -146,9 +173,9 @@ def generated_levels(composite: HAFMForVocalAccompaniment, pool: SongPool, secon
         (generated,) = composite.generate(vocal, pool.sampling_rate, lead_sheet=sheet, seed=1).audio
         rendered = song.stereo[:, : generated.shape[1]] / PCM_SCALE
         for name, sound in (("generated", generated.double().cpu().numpy()), ("rendered", rendered)):
-            middle = sound.mean(axis=0)
+            mid = sound.mean(axis=0)
             side = (sound[0] - sound[1]) / 2
-            levels = np.stack([octave_levels(channel, rate) for channel in (middle, side)])
+            levels = np.stack([octave_levels(channel, rate) for channel in (mid, side)])
             power = 10 ** (levels / 10)
             powers[name] += power / power[0].sum()
     figures: dict[str, Any] = {"songs": len(pool.songs)}
@@ -173,30 +200,35 @@ def evaluate_in_stereo(
     seconds: float = 5.0,
     clips: int = 40,
 ) -> dict[str, dict[str, Any]]:
-    """Figures of codecs of the same codes on the same clips of songs in stereo.
+    """Figures of codecs that decode the same codes, on the same clips of songs in stereo.
 
     Args:
         codecs: by name; the first one encodes the clips.
         pool: songs with stereo.
         depths: numbers of codebooks to decode.
         seconds: length of a clip.
-        clips: their number; silent ones are left out.
+        clips: number of clips to draw; silent ones are left out.
 
     Returns:
-        for each codec: `si_sdr_db` of the middle in the input's bandwidth at each number of codebooks; with the most
-        codebooks `lsd_db` and `log_mel_db` (distances of both channels; 128 mel bands); `mid_db` and `side_db`,
-        decoded − true by octave, and `air_db`, that above OLD_BANDWIDTH; `correlation` of left and right, decoded −
-        true; and `pans`, the correlation, over `notes`, of decoded and true level differences of left and right where
-        chords or pads stand alone (None without stems). Levels are of all clips together; an octave that is not
-        audible in them is None.
+        For each codec `si_sdr_db`, of mid at the codec's input rate, by number of codebooks; and with the most
+        codebooks:
+
+        - `lsd_db`, `log_mel_db`: distances of log spectra and of log-mel spectrograms, means over left and right;
+        - `mid_db`, `side_db`: decoded − true level by octave, None where the true one is not audible; `mid_true_db`,
+          `side_true_db`: the true ones; `air_db`: decoded − true level above OLD_BANDWIDTH; all of these over all
+          clips;
+        - `correlation` of left and right: decoded − true;
+        - `pans`: correlation of decoded and true level differences of left and right over the `notes` (their number)
+          of chords or pads that stand alone; None without such notes;
+        - `clips`: their number.
     """
     assert pool.stereo_rate is not None
     rng = np.random.default_rng(0)
     rate = pool.stereo_rate
     wrapped = {name: as_codec(model.eval()) for name, model in codecs.items()}
-    form = next(iter(wrapped.values())).format
-    # both rates have whole samples at multiples of this many samples of the mono song
-    grid = form.sampling_rate // np.gcd(form.sampling_rate, rate)
+    encoder = next(iter(wrapped.values()))
+    # clips start at multiples of this many mono samples, which are whole samples of the stereo, too
+    grid = encoder.format.sampling_rate // np.gcd(encoder.format.sampling_rate, rate)
     size = int(seconds * pool.sampling_rate)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in codecs}
     for _ in range(clips):
@@ -206,19 +238,19 @@ def evaluate_in_stereo(
         mono = song.instrumental[start : start + size] / np.float32(PCM_SCALE)
         first = start * rate // pool.sampling_rate
         stereo = song.stereo[:, first : first + size * rate // pool.sampling_rate] * (song.stereo_scale / PCM_SCALE)
-        if np.abs(mono).max() < 0.01:
+        if np.abs(mono).max() < SILENT_PEAK:
             continue
-        codes = next(iter(wrapped.values())).encode(torch.from_numpy(mono)[None, None])
+        codes = encoder.encode(torch.from_numpy(mono)[None, None])
         notes: list[tuple[int, int, int]] = []
         if song.stems:
             stems = {name: stem[start : start + size] / PCM_SCALE for name, stem in song.stems.items()}
             notes = notes_alone(stems, pool.sampling_rate)
         for name, codec in wrapped.items():
-            rows[name].append(_figures(codec, codes, depths, mono, stereo, rate, notes))
-    return {name: _together(figures, depths) for name, figures in rows.items()}
+            rows[name].append(_figures_of_clip(codec, codes, depths, mono, stereo, rate, notes))
+    return {name: _combined(figures, depths) for name, figures in rows.items()}
 
 
-def _figures(
+def _figures_of_clip(
     codec: Codec,
     codes: torch.Tensor,
     depths: tuple[int, ...],
@@ -227,23 +259,28 @@ def _figures(
     rate: int,
     notes: list[tuple[int, int, int]],
 ) -> dict[str, Any]:
-    """Figures of one clip, for `_together`: SI-SDR by depth, distances, and what is true and decoded of the stereo.
+    """Figures of one clip, for `_combined`.
 
     Args:
         codec: decodes the codes.
-        codes (int64 [1, Q, T]): of the clip.
+        codes (int64 [1, Q, T]): of the clip, Q codebooks and T frames.
         depths: numbers of codebooks to decode.
         mono (float32 [N]): the clip at the codec's input rate.
         stereo (float [2, N']): the clip as left and right.
-        rate: of `stereo` in Hz.
+        rate: sampling rate of `stereo` in Hz.
         notes: those that stand alone (`notes_alone`).
+
+    Returns:
+        SI-SDR in dB by number of codebooks (as a string); "lsd" and "log_mel", in dB. And of the true clip (NAME_true)
+        and of the decoded one (NAME_out): "air", power above OLD_BANDWIDTH; "correlation" of left and right;
+        "differences" of left and right in dB (float64 [notes]); "mid" and "side", power by octave.
     """
     figures: dict[str, Any] = {}
     for depth in depths:
         sound = played(codec, codes[:, :depth], stereo.shape[1], rate)
-        middle = soxr.resample(sound.mean(axis=0), rate, codec.format.sampling_rate)[: len(mono)]
-        target = torch.from_numpy(mono[: len(middle)]).double()[None]
-        figures[str(depth)] = float(scale_invariant_sdr(target, torch.from_numpy(middle)[None]))
+        mid = soxr.resample(sound.mean(axis=0), rate, codec.format.sampling_rate)[: len(mono)]
+        target = torch.from_numpy(mono[: len(mid)]).double()[None]
+        figures[str(depth)] = float(scale_invariant_sdr(target, torch.from_numpy(mid)[None]))
     decoded = played(codec, codes[:, : max(depths)], stereo.shape[1], rate)
     stereo = stereo[:, : decoded.shape[1]]
     figures["lsd"] = log_spectral_distance(stereo, decoded)
@@ -252,7 +289,8 @@ def _figures(
     figures["log_mel"] = float(np.abs(true_mels - decoded_mels).mean())
     for name, sound in (("true", stereo), ("out", decoded)):
         power = np.abs(np.fft.rfft(sound)) ** 2 / sound.shape[1] ** 2
-        figures[f"air_{name}"] = power[:, np.fft.rfftfreq(sound.shape[1], 1 / rate) > OLD_BANDWIDTH].sum()
+        hertz = np.fft.rfftfreq(sound.shape[1], 1 / rate)
+        figures[f"air_{name}"] = power[:, hertz > OLD_BANDWIDTH].sum()
         figures[f"correlation_{name}"] = float(np.corrcoef(sound)[0, 1])
         figures[f"differences_{name}"] = level_differences(sound, notes, rate)
         figures[f"mid_{name}"] = 10 ** (octave_levels(sound.mean(axis=0), rate) / 10)
@@ -260,11 +298,11 @@ def _figures(
     return figures
 
 
-def _together(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, Any]:
-    """The figures of all clips together, as `evaluate_in_stereo` returns them.
+def _combined(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, Any]:
+    """The figures of all clips combined, as `evaluate_in_stereo` returns them.
 
     Args:
-        rows: figures of each clip (`_figures`).
+        rows: figures of each clip (`_figures_of_clip`).
         depths: numbers of codebooks that were decoded.
     """
     figures: dict[str, Any] = {
@@ -273,8 +311,9 @@ def _together(rows: list[dict[str, Any]], depths: tuple[int, ...]) -> dict[str, 
         "log_mel_db": round(float(np.mean([row["log_mel"] for row in rows])), 2),
         "clips": len(rows),
     }
-    means = {name: np.mean([row[name] for row in rows]) for name in ("air_true", "air_out")}
-    figures["air_db"] = round(float(10 * np.log10((means["air_out"] + 1e-12) / (means["air_true"] + 1e-12))), 1)
+    true_air = np.mean([row["air_true"] for row in rows])
+    output_air = np.mean([row["air_out"] for row in rows])
+    figures["air_db"] = round(float(10 * np.log10((output_air + 1e-12) / (true_air + 1e-12))), 1)
     correlations = [row["correlation_out"] - row["correlation_true"] for row in rows]
     figures["correlation"] = round(float(np.mean(correlations)), 3)
     true_differences = np.concatenate([row["differences_true"] for row in rows])

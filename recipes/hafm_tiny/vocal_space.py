@@ -3,10 +3,11 @@
 
 K-means spends its clusters where features vary most, and loses onsets. Here, the songs' labels define what matters:
 the space is spanned by linear discriminants (Fisher 1936) of the sung note, of its onset and of whether anything is
-sung, and the network of `rhythm` is trained on the songs' beats to estimate the position in the beat. It reads
-descriptors, as features learnt from a few voices generalise worse to other voices' beats. Only vocal tokens change;
-instrumental tokens stay the same.
+sung, and a rhythm network (`rhythm`) is trained on the songs' beats to estimate the position in the beat. It reads
+descriptors of the voice, as HuBERT's features, learnt from a few voices, generalise worse to other voices' beats. Only
+vocal tokens change; instrumental tokens stay the same.
 
+A frame is in one of BEAT_PARTS equal parts of a beat, or outside all beats (IGNORED).
 Dimensions: T frames, D width of HuBERT, P width of the projection.
 """
 
@@ -35,7 +36,7 @@ from .targets import beat_parts, note_targets
 logger = logging.get_logger(__name__)
 
 Array = NDArray[np.float32]
-# regularisation of the within-class covariance (share of its mean diagonal); minimum frames per class
+# regularisation of the within-class covariance (share of its mean diagonal); fewest frames of a class that is used
 SHRINKAGE = 1e-2
 SMALLEST_CLASS = 50
 
@@ -46,7 +47,7 @@ class VocalSpaceArguments(RhythmArguments):
 
     Attributes:
         note_dimensions: number of discriminants of the sung note.
-        onset_weight, rhythm_weight: scale these dimensions, which otherwise have unit variance like those of the note.
+        onset_weight, rhythm_weight: factors of the onset's and the beat's dimensions; the note's have unit variance.
         beat_line: whether the tokenizer tracks beats through the whole vocal, rather than frame by frame.
     """
 
@@ -58,9 +59,12 @@ class VocalSpaceArguments(RhythmArguments):
 
 @dataclass(frozen=True)
 class RhythmicFrames:
-    """Descriptors of a vocal (float32 [T, 10]) to estimate the beat from, and the part of the beat (int64 [T]).
+    """A vocal's T frames for training the rhythm network.
 
-    `takes` are descriptors of simulated human takes of the same song.
+    Attributes:
+        descriptors (float32 [T, 10]): of the vocal as rendered (`VocalAnalyser.describe`).
+        beat (int64 [T]): part of the beat of each frame, IGNORED outside all beats.
+        takes (float32 [T, 10] each): descriptors of simulated human takes of the same vocal.
     """
 
     descriptors: Array
@@ -70,7 +74,14 @@ class RhythmicFrames:
 
 @dataclass(frozen=True)
 class SungFrames:
-    """A vocal's frames: features (float16 [T, D]), note (int64 [T], 0 none), onset (bool [T]), and rhythm."""
+    """A vocal's T frames, with labels.
+
+    Attributes:
+        features (float16 [T, D]): HuBERT's, D wide.
+        note (int64 [T]): class of the sung note, 0 for none (`note_targets`).
+        onset (bool [T]): whether a note begins.
+        rhythm: descriptors and beats of the same frames.
+    """
 
     features: NDArray[np.float16]
     note: NDArray[np.int64]
@@ -79,7 +90,13 @@ class SungFrames:
 
 
 def vocal_features(tokenizer: HAFMSemanticTokenizerModel, song: Song, seed: int) -> NDArray[np.float16]:
-    """Features float16 [T, D] of a song's vocal, with noise as at generation."""
+    """HuBERT's features of a song's vocal, with noise as at generation: float16 [T, D], T frames.
+
+    Args:
+        tokenizer: extracts them.
+        song: at the tokenizer's sampling rate.
+        seed: of the noise.
+    """
     waveform = torch.from_numpy(song.vocal / np.float32(PCM_SCALE)).to(tokenizer.device)
     return tokenizer.extract_features(waveform, noise=True, seed=seed).cpu().numpy().astype(np.float16)
 
@@ -90,43 +107,49 @@ def sung_frames(
     """Combines the features of a song's vocal with its labels and rhythm.
 
     Args:
-        features (float16 [T, D]): of the vocal (`vocal_features`).
+        features (float16 [T, D]): of the vocal's T frames (`vocal_features`).
         song: at the tokenizer's sampling rate.
         config: the tokenizer's.
         takes: number of simulated human takes.
     """
+    # middles of the frames, in seconds
     times = (np.arange(len(features)) + 0.5) / config.frame_rate
     notes = note_targets(song.labels, times, 0)
-    return SungFrames(features, notes["pitch"], notes["onset"] == 1, rhythmic_frames(song, config, takes))
+    is_onset = notes["onset"] == 1  # the first part of a note
+    return SungFrames(features, notes["pitch"], is_onset, rhythmic_frames(song, config, takes))
 
 
 def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int = 0) -> RhythmicFrames:
-    """Descriptors and beats of a song's vocal, and descriptors of simulated human takes, which its name determines.
+    """Descriptors and beats of a song's vocal, and descriptors of simulated human takes.
 
     Args:
-        song: at the tokenizer's sampling rate.
+        song: at the tokenizer's sampling rate; its name is the seed of the takes.
         config: the tokenizer's.
         takes: number of takes.
     """
     vocal = (song.vocal / PCM_SCALE).astype(np.float32)
     rate = config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
-    extractor = VocalAnalyser(config.sampling_rate, rate)
-    measured = extractor.measure(vocal, frames)
+    analyser = VocalAnalyser(config.sampling_rate, rate)
+    measured = analyser.measure(vocal, frames)
     rng = np.random.default_rng(zlib.crc32(song.name.encode()))
     human_takes = (human_take(measured, song.labels["notes"], rng) for _ in range(takes))
+    described_takes = tuple(analyser.describe(*take) for take in human_takes)
     beat = beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS)
-    takes_described = tuple(extractor.describe(*take) for take in human_takes)
-    return RhythmicFrames(extractor.describe(*measured), beat, takes_described)
+    return RhythmicFrames(analyser.describe(*measured), beat, described_takes)
 
 
 def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) -> Array:
-    """Linear discriminants, which maximise the variance between classes relative to within: float32 [D, dimensions].
+    """Linear discriminants: directions that maximise the variance between classes relative to that within them.
 
     Args:
-        features (float32 [M, D]): of M frames.
-        classes (int64 [M]): class of each; those with few frames are left out.
-        dimensions: number of directions, strongest first; projections of `features` on each have unit variance.
+        features (float32 [M, D]): D features of M frames.
+        classes (int64 [M]): class of each frame; classes with fewer than SMALLEST_CLASS frames are left out.
+        dimensions: number of directions.
+
+    Returns:
+        float32 [D, dimensions], strongest first, scaled so that the projection of `features` on each has unit
+        variance.
 
     Raises:
         ValueError: fewer than two classes have enough frames.
@@ -140,29 +163,30 @@ def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) 
     if len(large) < 2:
         raise ValueError(f"{len(large)} classes have {SMALLEST_CLASS} frames; render more songs.")
     for value in large:
-        rows = features[classes == value]
-        centre = rows.mean(0)
-        within += (rows - centre).T @ (rows - centre)
-        between += len(rows) * np.outer(centre - mean, centre - mean)
+        members = features[classes == value]
+        centre = members.mean(0)
+        within += (members - centre).T @ (members - centre)
+        between += len(members) * np.outer(centre - mean, centre - mean)
     within /= len(features)
     within += SHRINKAGE * np.trace(within) / width * np.eye(width)
     # in the whitened space, the strongest directions between classes are eigenvectors
     whitening = np.linalg.inv(np.linalg.cholesky(within))
     # eigenvalues are in ascending order
     _, vectors = np.linalg.eigh(whitening @ between @ whitening.T)
-    directions = whitening.T @ vectors[:, ::-1][:, :dimensions]
+    strongest = vectors[:, ::-1][:, :dimensions]
+    directions = whitening.T @ strongest
     return (directions / (features @ directions).std(0)).astype(np.float32)
 
 
 def vocal_projection(songs: Sequence[SungFrames], arguments: VocalSpaceArguments) -> Array:
-    """The projection of features to the vocal space: float32 [D, P].
+    """The projection of features to the vocal space: float32 [D, P], from HuBERT's width D to P dimensions.
 
-    Its columns are discriminants of the sung note and of its onset, in frames in which somebody sings, and of whether
-    anybody sings, in all frames.
+    Its columns are linear discriminants: of the sung note, and of its onset, both among the frames with a note; and of
+    whether there is a note, among all frames.
 
     Args:
         songs: frames with features and labels.
-        arguments: number of the note's discriminants, and weight of the onset's.
+        arguments: give the number of the note's discriminants, and the weight of the onset's.
     """
     features = np.concatenate([song.features for song in songs]).astype(np.float32)
     note = np.concatenate([song.note for song in songs])
@@ -187,12 +211,12 @@ def fit_vocal_space(
 
     Args:
         tokenizer: a tokenizer with separate centroids, which extracted the songs' features.
-        training, validation: songs.
+        training, validation: frames of the songs.
         arguments: see `VocalSpaceArguments`.
         frames: number of frames of the training songs to cluster.
 
     Returns:
-        the new tokenizer, on the CPU, and figures of clusters and beats.
+        The new tokenizer, on the CPU, and figures of clusters and beats (`_fit_vocal_centroids`, `_train_rhythm`).
 
     Raises:
         ValueError: the tokenizer's centroids are not separate, or there are no songs.
@@ -218,19 +242,19 @@ def fit_rhythm(
     Training continues from the tokenizer's own rhythm network if it has the same size.
 
     Args:
-        tokenizer: a tokenizer with a vocal space.
-        training, validation: songs.
+        tokenizer: a tokenizer with a vocal space; unchanged.
+        training, validation: frames of the songs.
         arguments: size and training of the network.
 
     Returns:
-        the new tokenizer, on the CPU, and figures of beats.
+        The new tokenizer, on the CPU, and figures of beats (`_train_rhythm`).
 
     Raises:
         ValueError: the tokenizer has no rhythm network, or there are no songs.
     """
     if not tokenizer.config.rhythm_channels or not training or not validation:
         raise ValueError("This needs a tokenizer with a rhythm network, and songs for training and validation.")
-    fitted = _untrained(tokenizer, arguments)
+    fitted = _untrained_copy(tokenizer, arguments)
     config = tokenizer.config
     kept = tokenizer.state_dict()
     # the weights of a network of another size do not fit
@@ -240,10 +264,16 @@ def fit_rhythm(
     return fitted, _train_rhythm(fitted, training, validation, arguments)
 
 
-def _untrained(
+def _untrained_copy(
     tokenizer: HAFMSemanticTokenizerModel, arguments: VocalSpaceArguments, **fields: Any
 ) -> HAFMSemanticTokenizerModel:
-    """A tokenizer with random weights and the same configuration, except for the rhythm network and `fields`."""
+    """A tokenizer with random weights and the same configuration, but for a few fields.
+
+    Args:
+        tokenizer: gives the configuration.
+        arguments: give the size of the rhythm network, and the seed.
+        fields: further fields of the configuration, with their new values.
+    """
     config = copy.deepcopy(tokenizer.config)
     fields |= {"rhythm_channels": arguments.channels, "rhythm_layers": arguments.layers}
     for name, value in fields.items():
@@ -264,20 +294,30 @@ def _train_rhythm(
         The loss in training ("beat_nats_in_training"), and `rhythm_scores` of the rendered validation vocals.
     """
     rate = tokenizer.config.frame_rate
-    # descriptors with the parts of the beat, which all takes of a song share
-    vocals = [(take, song.beat) for song in training for take in (song.descriptors, *song.takes)]
+    # all takes of a song share its beats
+    vocals = []
+    for song in training:
+        vocals += [(descriptors, song.beat) for descriptors in (song.descriptors, *song.takes)]
     held_out = [(song.descriptors, song.beat) for song in validation]
-    figures = {"beat_nats_in_training": RhythmTrainer(tokenizer.rhythm, vocals, arguments, rate).train()}
-    return figures | rhythm_scores(tokenizer.rhythm, held_out, round(SCORED_SECONDS * rate))
+    nats = RhythmTrainer(tokenizer.rhythm, vocals, arguments, rate).train()
+    scores = rhythm_scores(tokenizer.rhythm, held_out, round(SCORED_SECONDS * rate))
+    return {"beat_nats_in_training": nats} | scores
 
 
 def _with_vocal_space(
     tokenizer: HAFMSemanticTokenizerModel, projection: Array, arguments: VocalSpaceArguments
 ) -> HAFMSemanticTokenizerModel:
-    """The tokenizer with a projection (float32 [D, P]), an untrained rhythm network, and no vocal centroids yet."""
-    fitted = _untrained(tokenizer, arguments, vocal_projection_size=projection.shape[1], beat_line=arguments.beat_line)
+    """A copy of a tokenizer with a projection for vocals, an untrained rhythm network, and vocal centroids of 0.
+
+    Args:
+        tokenizer: a tokenizer with separate centroids.
+        projection (float32 [D, P]): from HuBERT's width D to P dimensions.
+        arguments: see `VocalSpaceArguments`.
+    """
+    size = projection.shape[1]
+    fitted = _untrained_copy(tokenizer, arguments, vocal_projection_size=size, beat_line=arguments.beat_line)
     fitted.hubert.load_state_dict(tokenizer.hubert.state_dict())
-    # those of instrumentals stay; the vocals' come first
+    # the vocals' centroids come first; the instrumentals' stay
     fitted.centroids.copy_(tokenizer.centroids)
     fitted.centroids[0] = 0.0
     fitted.vocal_projection.copy_(torch.from_numpy(projection))
@@ -294,16 +334,16 @@ def _fit_vocal_centroids(
         tokenizer: with a vocal space; changed in place.
         songs: training songs.
         frames: number of frames to cluster, drawn from all songs.
-        seed: of the draw and of k-means.
+        seed: seed of the draw and of k-means.
 
     Returns:
-        The figures of `fit_clusters`, by names with the prefix "vocal_".
+        The figures of `fit_clusters`, with "vocal_" before their names.
     """
     reservoir = Reservoir(frames, seed)
     for song in songs:
         descriptors = torch.from_numpy(song.rhythm.descriptors)
         reservoir.add(tokenizer.vocal_space(torch.from_numpy(song.features).float(), descriptors).numpy())
     centroids, figures = fit_clusters(reservoir.rows, tokenizer.config.num_clusters, seed)
-    # the rest of a row, which is as wide as HuBERT, stays 0
+    # centroids are as wide as HuBERT; the rest of the vocals' stays 0
     tokenizer.centroids[0, :, : centroids.shape[1]] = torch.from_numpy(centroids)
     return {f"vocal_{name}": float(value) for name, value in figures.items()}

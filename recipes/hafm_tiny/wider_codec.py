@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A spectral codec whose decoder plays a wider format, from a trained one: another rate, and left and right.
+"""Widens a trained spectral codec: a new decoder plays at a higher rate, or in stereo, from the same codes.
 
-Encoder and codebooks are the trained ones. So is what the decoder plays in the middle up to the old bandwidth: blocks
-and rows of output layers are copied. Rows for higher frequencies and the side's branch are new.
+Encoder and codebooks are copied. So are the decoder's blocks, and those rows of its output layers that make mid (the
+mean of left and right) up to the old bandwidth. Rows for higher frequencies, and the branch of side (half the
+difference of left and right), are new.
 """
 
 import torch
@@ -10,18 +11,18 @@ import torch
 from hafm_hf import HAFMSpectralConfig, HAFMSpectralModel
 from hafm_hf.tokenizers.modeling_spectral_codec import SpectralDecoder
 
-# of the new rows' outputs, relative to each frequency's usual level: quiet, but not without gradient
+# factor of the new rows' initial weights: they begin quiet, but not without gradient
 NEW_ROWS_LEVEL = 0.25
 
 
 @torch.no_grad()
 def widened(codec: HAFMSpectralModel, sampling_rate: int, channels: int) -> HAFMSpectralModel:
-    """The codec with a decoder of another output format.
+    """A copy of a codec with a decoder for another output format, ready for training.
 
     Args:
         codec: a trained codec whose decoder plays mono.
-        sampling_rate: of the new decoder's output in Hz, at least the old one's.
-        channels: of the new decoder's output.
+        sampling_rate: rate of the new decoder's output in Hz, at least the old one's.
+        channels: number of channels of the new decoder's output, 1 or 2.
 
     Raises:
         ValueError: the codec's decoder plays stereo, or at a higher rate.
@@ -45,17 +46,18 @@ def widened(codec: HAFMSpectralModel, sampling_rate: int, channels: int) -> HAFM
 
 
 def _copy_output(old: SpectralDecoder, new: SpectralDecoder) -> None:
-    """Copies the rows of what both decoders play, the middle up to the old bandwidth.
+    """Copies weights and levels of the frequencies that both decoders play: mid up to the old bandwidth.
 
     Args:
         old: plays mono.
-        new: changed in place.
+        new: of the same codec, at least as wide; changed in place.
     """
     bins = old.spectrum.format.num_bins
     before = old.mid
     after = new.mid
     # magnitudes of spectra are proportional to the window's length
     scale = new.spectrum.format.window_length / old.spectrum.format.window_length
+    # rows of the last layer are the real parts of all frequencies, then the imaginary parts
     for target, value in ((after.last.weight, before.last.weight), (after.last.bias, before.last.bias)):
         target.unflatten(0, (2, -1))[:, :bins] = value.unflatten(0, (2, bins))
     # mid comes first

@@ -23,9 +23,9 @@ from .tunes import Tune
 
 SEED = 7
 VOICE_RATE = 16_000
-# s at the beginning of a song whose chords are given by `given_opening`
+# length in seconds of the beginning of a song whose chords are given by `given_opening`
 OPENING = 10.0
-# from an exact singer to one with all human errors
+# simulated singers by name, from an exact one to one with all human errors
 SINGERS = {"exact": ExactSinger, "faithful": FaithfulSinger, "like people": SimulatedSinger}
 # edges between the confidence bins of `reliability`
 SURENESS = (0.2, 0.3, 0.4, 0.5)
@@ -36,9 +36,9 @@ class Reliability:
     """Calibration of a listener in one confidence bin.
 
     Attributes:
-        share: share of the bin among all frames with a chord.
-        sure: mean probability that the listener gives its chord.
-        right: how often that chord is right.
+        share: share of all frames with a chord that are in the bin.
+        sure: mean probability that the listener gives to its likeliest chord.
+        right: share of the bin's frames in which that chord is right.
     """
 
     share: float
@@ -47,7 +47,12 @@ class Reliability:
 
 
 def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompaniment:
-    """Loads a composite from a folder or hub id (default: the bundled one), optionally with another listener."""
+    """Loads a composite model, optionally with another listener.
+
+    Args:
+        model: folder or hub id; empty: the bundled model.
+        listener: folder or hub id; empty: the model's own.
+    """
     composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
     if listener:
         composite.listener = HAFMListenerModel.from_pretrained(listener, dtype=torch.float32).eval()
@@ -55,13 +60,19 @@ def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompani
 
 
 def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, known: LeadSheet | None = None) -> LeadSheet:
-    """The lead sheet with bars estimated from a voice (float32 [N] at 16 kHz), given what is known of the song."""
+    """Estimates the lead sheet of a song, with bars throughout.
+
+    Args:
+        composite: with a listener.
+        voice (float32 [N] at 16 kHz): the song's vocal.
+        known: what is known of the song; None: nothing.
+    """
     sheet = composite.complete_lead_sheet(voice, VOICE_RATE, known)
     return with_bars_throughout(sheet, len(voice) / VOICE_RATE)
 
 
 def given_tempo(tempo: float) -> LeadSheet | None:
-    """A lead sheet with a tempo, halved or doubled into the valid range; None for NaN."""
+    """A lead sheet with a tempo (beats a minute), halved or doubled into the valid range; None if it is NaN."""
     slowest, fastest = BEATS_PER_MINUTE
     while tempo > fastest:
         tempo /= 2
@@ -78,10 +89,12 @@ def given_beats(beats: Sequence[float]) -> LeadSheet | None:
 
 
 def given_opening(recordings: Sequence[Recording]) -> tuple[list[Recording], list[LeadSheet | None]]:
-    """Gives the chords of the first `OPENING` seconds of recordings that are at least twice as long.
+    """Splits the chords of recordings into those to give, of the first `OPENING` seconds, and those to score.
+
+    Recordings of less than twice that length are left out.
 
     Returns:
-        The recordings, with chords to score after the opening only; and a lead sheet of each with the chords of the
+        The recordings, with chords to score after the opening only, and for each a lead sheet with the chords of the
         opening.
     """
     scored: list[Recording] = []
@@ -91,38 +104,38 @@ def given_opening(recordings: Sequence[Recording]) -> tuple[list[Recording], lis
             continue
         opening = [(start, min(stop, OPENING), label) for start, stop, label in recording.chords if start < OPENING]
         later = [(max(start, OPENING), stop, label) for start, stop, label in recording.chords if stop > OPENING]
-        # mir_eval ignores X
+        # chords labelled X are not scored
         scored.append(replace(recording, chords=[(0.0, OPENING, "X"), *later]))
         sheets.append(LeadSheet(chords=opening))
     return scored, sheets
 
 
 def simulated(tunes: Sequence[Tune], seconds: float, singer: str = "like people") -> list[Performance]:
-    """Has tunes sung, near their original tempo if that is known.
+    """Performances of tunes by a simulated singer, near their original tempo if that is known.
 
     Args:
         tunes: what to sing.
-        seconds: how much of each.
+        seconds: length of a performance, which is shorter if its tune is.
         singer: one of `SINGERS`.
     """
     performances = []
-    for number, tune in enumerate(tunes):
-        rng = np.random.default_rng([SEED, number])
-        # each from one part of its song
+    for index, tune in enumerate(tunes):
+        rng = np.random.default_rng([SEED, index])
+        # one continuous part of the song
         performances.append(SINGERS[singer](rng, own_tempo=1.0, joined=0.0).sing(tune, seconds))
     return performances
 
 
 def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tuple[torch.Tensor, torch.Tensor]:
-    """How sure a composite is of its chords in a recording, and whether it is right.
+    """How sure a composite's listener is of the chords in a recording, and whether it is right.
 
     Args:
         composite: with a listener.
         recording: with the true chords.
 
     Returns:
-        For the T frames in which the accompaniment plays a chord: the probability that the listener gives to its
-        likeliest chord, and whether that is the true one (1 or 0); float32 [T] each. T is 0 if no beat is found.
+        For each frame in which the accompaniment plays a chord, the probability that the listener gives to its
+        likeliest chord, and whether that is the true one (1 or 0): float32 [frames] each. Empty if no beat is found.
     """
     tokenizer = composite.semantic_tokenizer
     listener = composite.listener
@@ -142,20 +155,21 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
 
 
 def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliability], float]:
-    """Calibration of a listener, from `sureness`.
+    """Calibration of a listener, from the results of `sureness`.
 
     Args:
-        sure (float32 [T]): probability that it gives to its chord.
-        right (float32 [T]): whether that is the true one.
+        sure (float32 [frames]): probability that the listener gives to its likeliest chord.
+        right (float32 [frames]): 1 if that is the true chord, else 0.
 
     Returns:
-        The calibration in each bin of `SURENESS` that occurs, and the expected calibration error, from 0 to 1.
+        The calibration in each confidence bin that has frames (between the edges `SURENESS`), and the expected
+        calibration error, from 0 to 1: the mean distance of `sure` and `right`, weighted by the bins' shares.
     """
     bins = torch.bucketize(sure, torch.tensor(SURENESS))
     reliabilities = []
     error = 0.0
-    for number in bins.unique():
-        inside = bins == number
+    for index in bins.unique():
+        inside = bins == index
         share = float(inside.float().mean())
         mean_sure = float(sure[inside].mean())
         mean_right = float(right[inside].mean())
@@ -165,11 +179,13 @@ def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliabili
 
 
 def unheard(contour: PitchContour, ear_size: int) -> PitchContour:
-    """The pitch contour of a simulated singer, with features of 0 for a listener with an ear.
+    """The pitch contour of a simulated singer as a listener's input; features of its ear, if it has one, are 0.
+
+    An ear is a pretrained network whose features of the voice a listener reads; there is no voice to hear here.
 
     Args:
         contour: as simulated, without these features.
-        ear_size: their number; 0 if the listener has no ear.
+        ear_size: number of the features; 0 if the listener has no ear.
     """
     if not ear_size:
         return contour
@@ -178,15 +194,15 @@ def unheard(contour: PitchContour, ear_size: int) -> PitchContour:
 
 @torch.no_grad()
 def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performance]) -> dict[str, float]:
-    """Scores a listener on simulated singers: chords from pitch contours and the beats, tempo from the contours alone.
+    """Scores a listener on simulated singers: chords, given the true beats, and tempo, given none.
 
     Args:
         model: the listener; put into float32 and evaluation mode.
-        performances: simulated songs, at least two.
+        performances: of at least two songs.
 
     Returns:
-        `chords`: share of frames with the right chord; `beyond`: the same minus the agreement of different songs;
-        `tempo`: share of performances with a tempo within 4 %.
+        `chords`: share of frames with the right chord; `beyond`: the same minus the agreement with other songs'
+        chords; `tempo`: share of performances whose tempo is estimated within 4 %.
     """
     model = model.float().eval()
     scores: dict[str, list[float]] = {"chords": [], "tempo": []}
@@ -199,7 +215,8 @@ def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performanc
         tempo = likeliest_tempo(model.tempi, model.tempo_logits_of(contour))
         scores["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
         estimated.append(chords)
-    names = [str(number) for number in range(len(estimated))]
+    # each performance is a song of its own
+    names = [str(index) for index in range(len(estimated))]
     true = [sung.chords for sung in performances]
     _, scores["beyond"] = beyond_shuffled(estimated, true, names, chord_overlap)
     return {name: float(np.nanmean(values)) for name, values in scores.items()}

@@ -37,8 +37,10 @@ class Recording:
 
     Attributes:
         name, song (str): name of the recording, and of its song.
-        voice (float32 [N]): the vocal at 16 kHz.
-        chords (list of spans), key (str, *optional*), beats (list of float, in seconds): of the accompaniment.
+        voice (float32 [N] at 16 kHz): the vocal.
+        chords (spans: start and end in seconds, label): of the accompaniment.
+        key (str, *optional*): of the accompaniment, such as "A:min"; None if unknown.
+        beats (float, in seconds): of the accompaniment.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """Length of the recording."""
+        """Length in seconds."""
         return len(self.voice) / ANALYSIS_RATE
 
     @property
@@ -64,21 +66,22 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
 
     Args:
         folder: in MIR-1K's layout: stereo files with the accompaniment on the left and the voice on the right.
-        cache: file that caches the estimates.
+        cache: JSON file that caches the estimates; created if missing.
 
     Returns:
-        The clips; and the songs, each of all its clips concatenated.
+        The clips, and the songs, each the concatenation of its clips.
     """
     clips = load_karaoke(folder)
+    # by clip, how much the accompaniment lags behind the voice, in seconds
     lags = find_lags(clips)
-    # by the accompaniment's hash
+    # by the accompaniment's hash: chords, key and beats
     estimates: dict[str, Any] = {}
     if cache.is_file():
         estimates = json.loads(cache.read_text())
     recogniser = functools.cache(ChordRecogniser)  # loaded only if something is not in the cache
 
     def recording(name: str, song: str, voice: Samples, band: Samples) -> Recording:
-        """A recording with estimates from the cache; missing ones are made and cached."""
+        """A recording of a voice and its accompaniment (float32 [N] each); estimates not in the cache are added."""
         digest = hashlib.sha256(band.tobytes()).hexdigest()
         if digest not in estimates:
             estimates[digest] = _estimates_of(band, recogniser())
@@ -87,10 +90,10 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
             cache.write_text(json.dumps(estimates))
         return Recording(name, song, voice, **estimates[digest])
 
-    # names, voices and accompaniments by song
+    # by song: name, voice and accompaniment of each clip
     sounds: dict[str, list[tuple[str, Samples, Samples]]] = defaultdict(list)
     for clip in sorted(clips, key=lambda clip: clip.name):
-        sounds[clip.song].append((clip.name, *_sounds(clip, lags.get(clip.name, 0.0))))
+        sounds[clip.song].append((clip.name, *_voice_and_band(clip, lags.get(clip.name, 0.0))))
     single = []
     joined = []
     for song, sounds_of_song in sounds.items():
@@ -101,7 +104,11 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
 
 
 def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
-    """The first `seconds` of the test vocals of a rendered corpus, with chords, key and beats from the labels.
+    """The beginnings of the test vocals of a rendered corpus, with chords, key and beats from the labels.
+
+    Args:
+        corpus: folder of the corpus, above its splits.
+        seconds: length of a beginning.
 
     Raises:
         ValueError: the corpus has no test songs.
@@ -117,8 +124,13 @@ def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
     return recordings
 
 
-def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
-    """Voice and accompaniment of a clip, float32 [N] each at 16 kHz, with the accompaniment's lag (s) removed."""
+def _voice_and_band(clip: Clip, lag: float) -> tuple[Samples, Samples]:
+    """Voice and accompaniment of a clip, aligned: float32 [N at 16 kHz] each.
+
+    Args:
+        clip: with an accompaniment.
+        lag: seconds by which the accompaniment lags behind the voice.
+    """
     assert clip.reference is not None
     voice = resample(*clip.vocal.read(), ANALYSIS_RATE)
     played = resample(*clip.reference.read(), ANALYSIS_RATE)
@@ -128,7 +140,15 @@ def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
 
 
 def _estimates_of(played: Samples, recogniser: ChordRecogniser) -> dict[str, Any]:
-    """Estimates "chords" (spans), "key" (None without chords) and "beats" (s) of an accompaniment (float32 [N])."""
+    """Estimates chords, key and beats of an accompaniment.
+
+    Args:
+        played (float32 [N] at 16 kHz): the accompaniment.
+        recogniser: estimates the chords.
+
+    Returns:
+        "chords" (start and end in seconds, label), "key" (None without chords), and "beats" (in seconds).
+    """
     seconds = len(played) / ANALYSIS_RATE
     chords = recogniser.chords(played, ANALYSIS_RATE)
     key = None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of estimated lead sheets against references: chords, key, beats and tempo, based on mir_eval.
 
-The agreement of estimates with other songs is subtracted, so that 0 is chance. Dimensions: T time cells.
+The agreement of estimates with other songs is subtracted, so that 0 is chance. Chords are compared in time cells of
+CELL_SECONDS. Dimensions: T time cells.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
 
 from .references import Recording
 
+# chord classes of time cells (`majmin`), and times of beats in seconds
 Cells = NDArray[np.int64]
 Beats = NDArray[np.float64]
 CELL_SECONDS = 0.05
@@ -26,21 +28,23 @@ CELL_SECONDS = 0.05
 CONTROLS = 40
 # constant lags in seconds that are tried for scores that forgive a lag
 LAGS = np.arange(-0.2, 0.2001, 0.02)
+# seconds after the last beat up to which beats are compared, so that it counts
+AFTER_LAST_BEAT = 0.1
 
 
 @dataclass(frozen=True)
 class ListeningScores:
-    """Means over recordings.
+    """Means over recordings; an Interval is a mean with its confidence interval.
 
     Attributes:
-        chords: chord overlap minus its mean with other songs, with an interval.
-        chords_matched: the overlap itself.
+        chords: chord overlap with the recording's reference minus that with other songs' references.
+        chords_matched: the former alone.
         key: mir_eval's weighted score.
-        beats: F-measure of beats minus its mean with other songs.
-        beats_matched: the F-measure itself.
-        beats_lag_forgiven: like `beats`, each with the constant lag of `LAGS` that suits it best.
-        tempo: share of tempi within 4 %.
-        tempo_octaves: the same, half and double the tempo counting as right.
+        beats: F-measure of beats with the recording's reference minus that with other songs' references.
+        beats_matched: the former alone.
+        beats_lag_forgiven: like `beats`, but each F-measure with the constant lag of `LAGS` that makes it highest.
+        tempo: share of tempi within 4 % of the reference.
+        tempo_octaves: the same, where half and double the tempo count as right.
     """
 
     chords: Interval
@@ -54,7 +58,11 @@ class ListeningScores:
 
 
 def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> ListeningScores:
-    """Scores of estimated lead sheets, one for each recording, in the same order.
+    """Scores estimated lead sheets.
+
+    Args:
+        sheets: one for each recording, in the same order.
+        recordings: with the references.
 
     Raises:
         ValueError: the recordings are of fewer than two songs.
@@ -63,7 +71,7 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
     if len(set(songs)) < 2:
         raise ValueError(f"Scores are matched minus shuffled songs, so they need two songs; there is only {songs}.")
 
-    # of each recording: cells of chords, beats from 0 s on, the key's score, and estimated and true tempo
+    # of each recording: chords in cells, beats from 0 s on, the key's score, and estimated and true tempo
     estimated_chords = []
     estimated_beats = []
     key_scores = []
@@ -94,9 +102,11 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
 
 
 def key_score(estimated: str | None, known: str | None) -> float:
-    """mir_eval's weighted score of a key such as "A:min": 1 equal, 0.5 fifth, 0.3 relative, 0.2 parallel, else 0.
+    """mir_eval's weighted score of an estimated key: 1 equal, 0.5 a fifth off, 0.3 relative, 0.2 parallel, else 0.
 
-    0 without an estimate, NaN without a reference.
+    Args:
+        estimated: such as "A:min"; None scores 0.
+        known: the reference; None scores NaN.
     """
     import mir_eval
 
@@ -109,7 +119,15 @@ def key_score(estimated: str | None, known: str | None) -> float:
 
 
 def chord_overlap(estimated: Cells, reference: Cells) -> float:
-    """Share of cells in which two sequences of majmin classes agree; cells that are -1 in `reference` are ignored."""
+    """Share of cells with the same chord class, up to the end of the shorter sequence.
+
+    Args:
+        estimated (int64 [cells]): classes (`majmin`).
+        reference (int64 [cells]): likewise; cells of class -1 are ignored.
+
+    Returns:
+        From 0 to 1; NaN if all cells are ignored.
+    """
     length = min(len(estimated), len(reference))
     counted = reference[:length] >= 0
     if counted.any():
@@ -118,14 +136,14 @@ def chord_overlap(estimated: Cells, reference: Cells) -> float:
 
 
 def chord_cells(chords: Sequence[Span], seconds: float, cell_seconds: float = CELL_SECONDS) -> Cells:
-    """Class (`majmin`) of the chord in each cell of a song: int64 [T], 0 where there is none.
+    """Class of the chord in each time cell of a song (`majmin`): int64 [cells], 0 where there is none.
 
     Args:
-        chords: of the song.
+        chords: the song's (start and end in seconds, label).
         seconds: length of the song.
         cell_seconds: length of a cell.
     """
-    # 1e-6: a whole number of cells may be a little less in floats
+    # 1e-6: in floats, a whole number of cells may come out a little too small
     cells = np.full(int(seconds / cell_seconds + 1e-6), 0, np.int64)
     for start, stop, label in chords:
         cells[round(start / cell_seconds) : round(stop / cell_seconds)] = majmin(label)
@@ -145,27 +163,32 @@ def majmin(label: str) -> int:
     except mir_eval.chord.InvalidChordException:
         # not in Harte's notation, but as in lead sheets, such as Am7
         return triad_class(label)
-    # the tones from the root up to the fifth: major and minor triads, by the classes before theirs
-    triads: dict[tuple[int, ...], int] = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}
-    first_class = triads.get(tuple(int(tone) for tone in tones[:8]))
-    if first_class is None:
+    # tones from the root up to the fifth of major and minor triads, and what is added to the class of the root
+    offsets: dict[tuple[int, ...], int] = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}
+    offset = offsets.get(tuple(int(tone) for tone in tones[:8]))
+    if offset is None:
         return -1
-    return 1 + root_quality[0] + first_class
+    root = root_quality[0]
+    return 1 + root + offset
 
 
 def _f_measure(estimated: Beats, reference: Beats) -> float:
-    """F-measure of beats in seconds ([K] each), up to where the shorter of the two ends; NaN without a reference."""
+    """F-measure of beats, up to the end of the shorter sequence; NaN without a reference, 0 without an estimate.
+
+    Args:
+        estimated (float64 [beats]): in seconds.
+        reference (float64 [beats]): in seconds.
+    """
     if not len(reference):
         return float("nan")
     if not len(estimated):
         return 0.0
-    # after the last beat, which counts
-    end = min(estimated[-1], reference[-1]) + 0.1
+    end = min(estimated[-1], reference[-1]) + AFTER_LAST_BEAT
     return beat_f_measure(reference[reference < end], estimated[estimated < end])
 
 
 def _f_measure_with_lag(estimated: Beats, reference: Beats) -> float:
-    """`_f_measure` with the constant lag of `LAGS` that makes it highest."""
+    """`_f_measure` of beats (in seconds) with the constant lag of `LAGS` that makes it highest."""
     return max(_f_measure(estimated + lag, reference) for lag in LAGS)
 
 
@@ -178,10 +201,10 @@ def beyond_shuffled(
     """Compares estimates with their own references and, as a control, with those of other songs.
 
     Args:
-        estimated: of each recording.
-        references: of the same recordings, in the same order.
-        songs: the song of each recording.
-        agree: agreement of an estimate and a reference.
+        estimated: an estimate for each recording.
+        references: references of the same recordings, in the same order.
+        songs: name of each recording's song; there must be two different ones.
+        agree: returns the agreement of an estimate (first) with a reference.
 
     Returns:
         For each recording, the agreement with its own reference, and the same minus the mean agreement with
@@ -190,9 +213,9 @@ def beyond_shuffled(
     matched = [agree(*pair) for pair in zip(estimated, references, strict=True)]
     rng = np.random.default_rng(0)
     beyond = []
-    for number, estimate in enumerate(estimated):
-        others = [other for other, song in enumerate(songs) if song != songs[number]]
+    for index, estimate in enumerate(estimated):
+        others = [other for other, song in enumerate(songs) if song != songs[index]]
         drawn = rng.choice(others, min(len(others), CONTROLS), replace=False)
         control = float(np.nanmean([agree(estimate, references[other]) for other in drawn]))
-        beyond.append(matched[number] - control)
+        beyond.append(matched[index] - control)
     return matched, beyond

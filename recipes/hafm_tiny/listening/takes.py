@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulated human takes of rendered songs at realistic tempi, from which a listener learns to estimate tempo.
 
-The simulated singer draws tempi uniformly, from which a listener learns to detect periodicity; which metrical level is
-the beat, it has to learn from real songs. Dimensions: T frames at 50 Hz.
+From the simulated singer, whose tempi are drawn uniformly, a listener learns to detect periodicity; which metrical
+level is the beat, it can only learn from real songs. Dimensions: T frames at 50 Hz.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ from ..song_pool import PCM_SCALE, finished_songs, load_song
 from ..targets import beat_parts, chord_targets
 
 RATE = 16_000
-# share of songs that stay as rendered
+# share of songs whose rendered vocal is used without human errors
 RENDERED = 0.15
-# frames between random timing errors of the singer, and their standard deviation in frames
+# frames (at 50 Hz) between random timing errors of the singer, and their standard deviation in frames
 WOBBLE_FRAMES = 30
 WOBBLE = 1.8
 # songs shorter than a crop are used whole if they have at least this length
@@ -33,14 +33,14 @@ LEAST_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class TimedContour:
-    """A pitch contour with its targets.
+    """A pitch contour of T frames at 50 Hz, with its targets.
 
     Args:
-        contour: of T frames.
-        parts (int64 [T]): part of the beat of each frame.
+        contour: the singer's.
+        parts (int64 [T]): which of BEAT_PARTS equal parts of the beat each frame is in; -100 outside all beats.
         bars (float32 [T]): 1 in the first beat of a bar, 0 in others, NaN if unknown.
         tempo: in BPM.
-        chords (int64 [T]): chord class of each frame.
+        chords (int64 [T]): chord class of each frame (`triad_class`).
     """
 
     contour: PitchContour
@@ -58,7 +58,8 @@ def sung_takes(
     Args:
         corpus: output folder of recipes/build_song_corpus.py.
         rng: draws how the takes are sung.
-        ear: adds its features of the rendered voice, which the take then is as it was rendered; None: without.
+        ear: a pretrained network whose features of the rendered voice are added to the contour; then all takes are
+            sung exactly as rendered, so that both agree. None: no such features.
     """
     for folder in finished_songs(corpus / "train"):
         song = load_song(folder, RATE)
@@ -69,37 +70,38 @@ def sung_takes(
         contour = pitch_contour(*measured)
         if ear is not None:
             contour = replace(contour, ear_features=ear.extract_features(torch.from_numpy(vocal)).half().numpy())
-        times = (np.arange(len(contour)) + 0.5) / CONTOUR_RATE
-        unknown = np.full(len(contour), np.nan, np.float32)
+        times = (np.arange(len(contour)) + 0.5) / CONTOUR_RATE  # middles of the frames, in seconds
+        unknown_bars = np.full(len(contour), np.nan, np.float32)
         parts = beat_parts(song.labels, times, BEAT_PARTS)
         chords = chord_targets(song.labels, times, 0)["chord"]
-        yield TimedContour(contour, parts, unknown, float(song.labels["tempo"]), chords)
+        yield TimedContour(contour, parts, unknown_bars, float(song.labels["tempo"]), chords)
 
 
 def crop_of_takes(
     takes: Sequence[TimedContour], seconds: float, octaves: Sequence[float], rng: np.random.Generator
 ) -> TimedContour:
-    """A random crop of a take at another speed, sung early or late.
+    """A random crop of a random take at a random speed, with a singer who is early or late.
 
     Args:
-        takes: at least one of them must be long enough at every speed.
-        seconds: length of the crop; shorter takes are used whole, from `LEAST_SECONDS` on.
+        takes: at least one of them must be long enough (`LEAST_SECONDS`) at every speed.
+        seconds: length of the crop; a shorter take is used whole.
         octaves: lowest and highest change of speed, in octaves.
-        rng: draws all of this.
+        rng: source of all randomness.
 
     Returns:
-        The crop; its contour is the singer's, its targets are those of the band, which is in time.
+        The crop: the singer's contour, and the targets of the band, which is in time.
     """
     while True:
         take = takes[int(rng.integers(len(takes)))]
         speed = 2 ** rng.uniform(octaves[0], octaves[1])
+        # frames of the whole take at this speed, with a margin for rounding
         available = int((len(take.contour) - 2) / speed)
         frames = min(round(seconds * CONTOUR_RATE), available)
         if frames >= LEAST_SECONDS * CONTOUR_RATE:
             break
-    # a singer is late, or early, by a number of frames that changes slowly
-    wobbles = max(frames // WOBBLE_FRAMES, 2)
-    late = np.interp(np.arange(frames), np.linspace(0, frames - 1, wobbles), rng.normal(0, WOBBLE, wobbles))
+    # frames by which the singer is late, which change slowly; negative: early
+    points = max(frames // WOBBLE_FRAMES, 2)
+    late = np.interp(np.arange(frames), np.linspace(0, frames - 1, points), rng.normal(0, WOBBLE, points))
     # positions in the take: of the band, and of the singer
     exact = rng.uniform(0, len(take.contour) - frames * speed - 1) + speed * np.arange(frames)
     last = len(take.contour) - 1

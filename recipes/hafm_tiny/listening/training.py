@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a listener on simulated singers.
 
-The harmony tower is trained on crops of a pool of performances, some of which are replaced at each step; the time
-tower on crops that are all new. Dimensions: B batch, H harmony cells, T time cells.
+The harmony tower, which estimates chords, is trained on crops of a pool of performances, some of which are replaced at
+each step; the time tower, which estimates tempo, on crops that are all new. A listener may have an ear, a pretrained
+network whose features of the voice it reads; simulated singers have no such features.
+
+A cell is a few frames of a pitch contour (`PitchContour.harmony_cells`, `PitchContour.time_cells`).
+Dimensions: B batch, H harmony cells, T time cells, K tempo bins.
 """
 
 from collections.abc import Sequence
@@ -23,12 +27,13 @@ from .simulated_singer import SimulatedSinger
 from .takes import TimedContour, crop_of_takes
 from .tunes import SHEETS, SONGS, Tune, of_source
 
+# target of cells that do not count
 IGNORED = -100
-# smoothing of a song's chord frequencies
+# smoothing of a song's chord frequencies: added to each
 RARE = 0.02
 # seconds to sing of a tune: all of it
 WHOLE = 1e9
-# attempts to draw a crop with at least this share of singing
+# attempts to draw a crop with enough singing, and the share of voiced frames that is enough
 TRIES = 6
 LEAST_SUNG = 0.3
 # minimum cells of a crop that is joined from pieces of a song, and maximum number of pieces
@@ -88,11 +93,11 @@ class ListenerArguments(StepArguments):
 
 @dataclass(frozen=True)
 class SungSong:
-    """A performance for training harmony.
+    """A performance, or a crop of one, for training the harmony tower.
 
     Args:
-        cells (float16 [H, 54], or [H, 54 + features of the ear]): features of harmony cells.
-        chords (int64 [H]): chord class of each cell.
+        cells (float16 [H, 54], or [H, 54 + ear_size]): features of H harmony cells (`PitchContour.harmony_cells`).
+        chords (int64 [H]): triad of each cell, 0 to 24 (`triad_class`).
     """
 
     cells: torch.Tensor
@@ -100,7 +105,7 @@ class SungSong:
 
     @property
     def prior(self) -> torch.Tensor:
-        """Log of the smoothed frequency of each chord: float32 [25]."""
+        """Log of the smoothed frequency of each triad in the song: float32 [25]."""
         share = torch.bincount(self.chords, minlength=NUM_TRIADS) / max(len(self.chords), 1)
         return ((share + RARE) / (share + RARE).sum()).log()
 
@@ -112,7 +117,7 @@ class HarmonyTrainer:
         model: the listener.
         tunes: training tunes.
         arguments: see `ListenerArguments`.
-        takes: takes of rendered songs with chords; only used if the listener has an ear.
+        takes: takes of rendered songs with chords, and with features of the ear; only used if the listener has one.
 
     Raises:
         ValueError: there are no tunes.
@@ -140,6 +145,7 @@ class HarmonyTrainer:
         """Cross-entropy of the cells' chords in a random batch."""
         length = int(self.rng.choice(self.arguments.harmony_cells))
         crops = [self._crop(length) for _ in range(max(self.arguments.harmony_batch // length, 1))]
+        # replaced by new performances
         for index in self.rng.integers(len(self.pool), size=self.arguments.sung_a_step):
             self.pool[int(index)] = self._sung()
         cells, mask = stacked([self._without_a_feature(crop.cells.float()).numpy() for crop in crops])
@@ -147,22 +153,23 @@ class HarmonyTrainer:
         device = self.model.device
         with in_half(device):
             logits = self.model.chord_logits(cells.to(device), mask.to(device))  # [B, H, chords]
-        # logit adjustment (`prior_weight`)
+        # logit adjustment (`ListenerArguments.prior_weight`)
         priors = torch.stack([crop.prior for crop in crops])[:, None]
         logits = logits.float().cpu() + self.arguments.prior_weight * priors
         return F.cross_entropy(logits.flatten(0, 1), chords.flatten(), ignore_index=IGNORED)
 
     def _without_a_feature(self, cells: torch.Tensor) -> torch.Tensor:
-        """Sets one feature of all pitch classes to 0 in a share `left_out` of crops, against depending on any one.
+        """In a share `left_out` of crops, sets one feature of all pitch classes to 0, so that none is indispensable.
 
         Args:
-            cells (float [H, 54 + features of the ear]): changed in place; those of the pitch classes come first.
+            cells (float [H, 54 + ear_size]): features of H harmony cells, changed in place.
 
         Returns:
             `cells`.
         """
         if self.rng.random() < self.arguments.left_out:
-            per_class = HARMONY_PARTS * CLASS_FEATURES  # features of a pitch class
+            # the features of each of the 12 pitch classes come first, class by class
+            per_class = HARMONY_PARTS * CLASS_FEATURES
             feature = int(self.rng.integers(per_class))
             cells[:, feature : PITCH_CLASSES * per_class : per_class] = 0.0
         return cells
@@ -173,15 +180,20 @@ class HarmonyTrainer:
         return self._cells_of(sung.contour, sung.chords)
 
     def _cells_of(self, contour: PitchContour, chords: np.ndarray) -> SungSong:
-        """Features and chords of the cells of a song, from its contour and the chord of each frame (int64 [T])."""
+        """Features and chords of a song's harmony cells.
+
+        Args:
+            contour: of the song.
+            chords (int64 [frames of the contour]): triad of each frame.
+        """
         size = self.model.config.harmony_frames
         cells = torch.from_numpy(contour.harmony_cells(size)).half()
         return SungSong(cells, torch.from_numpy(chords[_middles(contour, size)]))
 
     def _crop(self, length: int) -> SungSong:
-        """A random crop of up to `length` cells of a song: one piece, or several joined.
+        """A random crop of up to `length` cells of a random song: one piece, or several joined.
 
-        Of `TRIES`, the first with enough singing is taken, or the last.
+        Up to `TRIES` crops are drawn: the first with enough singing is taken, or the last.
         """
         rng = self.rng
         from_take = bool(self.takes) and rng.random() < self.arguments.takes_share
@@ -195,6 +207,7 @@ class HarmonyTrainer:
                 pieces = int(rng.integers(2, PIECES + 1))
             piece_length = min(length // pieces, len(song.cells))
             starts = rng.integers(len(song.cells) - piece_length + 1, size=pieces)
+            # of the cells, piece after piece
             indices = torch.from_numpy((starts[:, None] + np.arange(piece_length)).ravel())
             if float(song.cells[indices, voiced_share].float().mean()) > LEAST_SUNG:
                 break
@@ -212,7 +225,7 @@ class TimeTrainer(nn.Module):
         model: the listener.
         tunes: training tunes.
         arguments: see `ListenerArguments`.
-        takes: takes of rendered songs, for training.
+        takes: takes of rendered songs, with features of the ear if the listener has one; empty: none.
 
     Raises:
         ValueError: there are no tunes.
@@ -229,6 +242,7 @@ class TimeTrainer(nn.Module):
         self.takes = takes
         self.model = model
         self.arguments = arguments
+        # for the auxiliary tasks only
         self.beat_head = nn.Linear(model.config.time_channels, BEAT_PARTS)
         self.bar_head = nn.Linear(model.config.time_channels, 1)
         self.rng = np.random.default_rng(arguments.seed)
@@ -236,9 +250,9 @@ class TimeTrainer(nn.Module):
         self.tunes = TuneDraw(tunes, arguments.time_sheet_share, self.rng)
 
     def loss(self) -> torch.Tensor:
-        """The sum of the weighted cross-entropies of the part of the beat, of downbeats, and of the tempo.
+        """Weighted sum of the cross-entropies of the part of the beat, of first beats of bars, and of the tempo.
 
-        Of a batch of random crops, which are all taken from takes or all sung by the simulated singer.
+        The batch is of random crops, either all of takes or all of the simulated singer.
         """
         seconds = float(self.rng.choice(self.arguments.time_seconds))
         size = self.model.config.time_frames
@@ -246,26 +260,28 @@ class TimeTrainer(nn.Module):
         from_takes = bool(self.takes) and self.rng.random() < self.arguments.takes_share
         draw = self._take if from_takes else self._sung
         batch = [draw(seconds) for _ in range(rows)]
-        cells, mask = stacked([sung.contour.time_cells(size) for sung in batch])
+        # targets of a cell are those of its middle frame
+        middles = [_middles(crop.contour, size) for crop in batch]
+        cells, mask = stacked([crop.contour.time_cells(size) for crop in batch])
         if not from_takes:
             # the simulated singer has no features of the ear
             cells = F.pad(cells, (0, self.model.config.ear_size))
-        parts, _ = stacked([sung.parts[_middles(sung.contour, size)] for sung in batch], IGNORED)
-        bars, _ = stacked([sung.bars[_middles(sung.contour, size)] for sung in batch], np.nan)
-        known_bars = bars.isfinite()
+        parts, _ = stacked([crop.parts[middle] for crop, middle in zip(batch, middles, strict=True)], IGNORED)
+        bars, _ = stacked([crop.bars[middle] for crop, middle in zip(batch, middles, strict=True)], np.nan)
+        has_bars = bars.isfinite()
         bars = bars.nan_to_num()
 
         hidden = self.model.time(cells, mask)  # [B, T, channels]
         beat_loss = F.cross_entropy(self.beat_head(hidden).flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
         bar_losses = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
-        bar_loss = (bar_losses * known_bars).sum() / known_bars.sum().clamp_min(1)
-        tempi = torch.tensor([sung.tempo for sung in batch], dtype=torch.float32)
+        bar_loss = (bar_losses * has_bars).sum() / has_bars.sum().clamp_min(1)
+        tempi = torch.tensor([crop.tempo for crop in batch], dtype=torch.float32)
         log_likelihoods = self.model.tempo_logits(hidden, mask).log_softmax(-1)  # [B, K]
         tempo_loss = -(tempo_targets(self.model, tempi) * log_likelihoods).sum(-1).mean()
         return beat_loss + self.arguments.bar_weight * bar_loss + self.arguments.tempo_weight * tempo_loss
 
     def _take(self, seconds: float) -> TimedContour:
-        """A random crop of a take of a rendered song."""
+        """A random crop of `seconds` of a take of a rendered song, or all of a shorter one."""
         return crop_of_takes(self.takes, seconds, self.arguments.takes_octaves, self.rng)
 
     def _sung(self, seconds: float) -> TimedContour:
@@ -273,7 +289,7 @@ class TimeTrainer(nn.Module):
         sung = self.singer.sing(self.tunes.draw(), seconds)
         # 1 in the first beat of a bar
         bars = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
-        # in POP909, beats of songs in 6/8 are eighths: their bars are not used
+        # bars of other metres are not used: in POP909, beats of songs in 6/8 are eighths
         if sung.metre not in (3, 4):
             bars = np.full_like(bars, np.nan)
         parts = np.floor(sung.beats % 1 * BEAT_PARTS).astype(np.int64)
@@ -281,7 +297,16 @@ class TimeTrainer(nn.Module):
 
 
 class TuneDraw:
-    """Draws tunes, of which a share `sheet_share` are lead sheets; raises ValueError if there are none."""
+    """Draws tunes from songs and from lead sheets.
+
+    Args:
+        tunes: of either or both.
+        sheet_share: share of lead sheets among the tunes drawn, if there are both.
+        rng: source of all randomness.
+
+    Raises:
+        ValueError: there are no tunes.
+    """
 
     def __init__(self, tunes: Sequence[Tune], sheet_share: float, rng: np.random.Generator) -> None:
         if not tunes:
@@ -292,7 +317,7 @@ class TuneDraw:
         self.rng = rng
 
     def draw(self) -> Tune:
-        """Draws one tune."""
+        """Draws a tune, from songs or lead sheets by `sheet_share`, then uniformly."""
         if self.songs and self.sheets:
             tunes = self.sheets if self.rng.random() < self.sheet_share else self.songs
         else:
@@ -313,48 +338,58 @@ def train_listener(
         model: the listener; it ends with the averages of its weights, on the CPU.
         tunes: training tunes.
         arguments: see `ListenerArguments`.
-        takes: takes of rendered songs with chords.
-        only_time: whether the harmony tower stays as it is.
+        takes: takes of rendered songs with chords; empty: none.
+        only_time: whether to leave the harmony tower unchanged.
 
     Returns:
-        `harmony_nats`, if it was trained, and `time_nats`: the mean loss of each tower over the last tenth of its
-        steps.
+        `harmony_nats`, if that tower was trained, and `time_nats`: the mean loss of each tower over the last tenth of
+        its steps, in nats.
     """
     figures = {}
     if not only_time:
         harmony = HarmonyTrainer(model, tunes, arguments, takes)
         harmony_arguments = replace(arguments, learning_rate=arguments.harmony_rate)
         figures = {"harmony_nats": take_steps(model, harmony.loss, harmony_arguments)}
-    # trains its auxiliary heads, too, which are not part of the model
+    # a module of the model and auxiliary heads, which are trained with it
     time = TimeTrainer(model.cpu(), tunes, arguments, takes)
     steps = max(round(arguments.steps * arguments.time_share), 1)
     return figures | {"time_nats": take_steps(time, time.loss, replace(arguments, steps=steps))}
 
 
 def tempo_targets(model: HAFMListenerModel, tempi: torch.Tensor) -> torch.Tensor:
-    """Tempi (float [B], in BPM) as soft targets over the model's K tempo bins: float [B, K].
+    """Soft targets over a listener's tempo bins: a Gaussian over log tempo, with a standard deviation of one bin.
 
-    A Gaussian over log tempo, with a deviation of one bin.
+    Args:
+        model: the listener.
+        tempi (float [B]): true tempi in BPM.
+
+    Returns:
+        float [B, K], with sum 1 over the K bins.
     """
     distance = (torch.log2(model.tempi)[None] - torch.log2(tempi)[:, None]) / model.tempo_step  # in bins
     return torch.softmax(-0.5 * distance**2, dim=-1)
 
 
 def _middles(contour: PitchContour, step: int) -> np.ndarray:
-    """Index of the middle frame of each cell of `step` frames, of which the last may be shorter: int64 [cells]."""
-    cells = -(-len(contour) // step)
+    """Index of the middle frame of each cell of a contour: int64 [cells].
+
+    Args:
+        contour: its last cell may be shorter than the others.
+        step: frames in a cell.
+    """
+    cells = -(-len(contour) // step)  # rounded up
     return np.minimum(np.arange(cells) * step + step // 2, len(contour) - 1)
 
 
 def stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pads rows to the longest one.
+    """Stacks arrays, padded to the longest one.
 
     Args:
-        rows ([length, …] each): their number is B.
+        rows ([length, …] each): B arrays.
         fill: value of the padding.
 
     Returns:
-        The rows ([B, longest, …]), and a mask (float32 [B, longest, 1]), 1 where they are not padded.
+        The padded rows ([B, longest, …]), and a mask (float32 [B, longest, 1]), 0 in the padding, else 1.
     """
     longest = max(map(len, rows))
     padded = []

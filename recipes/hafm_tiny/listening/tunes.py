@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Melodies with chords and bars, in beats, from POP909 and from lead sheets, for the simulated singer.
 
-Dimensions: N notes, C chords.
+Chords are triads, 0 to 24 (`triad_class`). Dimensions: N notes, C chords.
 """
 
 import gzip
@@ -23,13 +23,17 @@ from ..song_pool import load_labels
 
 logger = logging.get_logger(__name__)
 Array = NDArray[np.float64]
+# sources of tunes
 SONGS = "songs"
 SHEETS = "sheets"
-# quarter notes per beat, beats per bar
+# of each metre, quarter notes per beat, and beats per bar
 METRES = {"4/4": (1.0, 4), "2/2": (1.0, 4), "2/4": (1.0, 4), "3/4": (1.0, 3), "6/8": (1.5, 4), "12/8": (1.5, 4)}
+# tunes with fewer notes are left out
 LEAST_NOTES = 16
-# lead sheets are repeated up to this length
+# lead sheets are repeated until they are at least this long
 LEAST_BEATS = 360
+# notes of a lead sheet whose onsets are at most this many beats apart are simultaneous
+SIMULTANEOUS_BEATS = 0.05
 # sizes of POP909's validation and test split, as in rendered corpora; number of lead sheets for test
 VALIDATION_SONGS = 50
 TEST_SONGS = 59
@@ -44,8 +48,8 @@ class Tune:
         name (str): name of the song.
         split (str): train, validation or test.
         source (str): songs or sheets.
-        notes (float64 [N, 3]): onset and length in beats, MIDI pitch; monophonic.
-        chords (float64 [C, 3]): start and end in beats, triad (`triad_class`).
+        notes (float64 [N, 3]): onset and length in beats, and MIDI pitch, of N notes; monophonic.
+        chords (float64 [C, 3]): start and end in beats, and triad (`triad_class`), of C chords.
         tempo (float, *optional*): original tempo in BPM.
         metre (int): beats per bar; 0 if unknown.
         downbeat (int): index of a beat that starts a bar.
@@ -67,17 +71,17 @@ class Tune:
 
 
 def labelled_tune(name: str, split: str, source: str, labels: Mapping[str, Any]) -> Tune | None:
-    """Makes a tune of labels, counting in beats.
+    """Makes a tune of a song's labels, with times in beats instead of seconds.
 
     Args:
-        name: of the song.
+        name: name of the song.
         split: train, validation or test.
-        source: songs or sheets.
-        labels: `notes` (start, end, pitch), `chords` (start, end, label), `beats`, and possibly `downbeats`; times in
-            seconds.
+        source: SONGS or SHEETS.
+        labels: `notes` (start, end, MIDI pitch), `chords` (start, end, label), `beats`, and possibly `downbeats`; all
+            times in seconds.
 
     Returns:
-        None if there are too few beats or notes, or no chords.
+        The tune; None if there are too few beats or notes, or no chords.
     """
     beats = np.asarray(labels["beats"], np.float64)
     if len(beats) < 2 or len(labels["notes"]) < LEAST_NOTES or not labels["chords"]:
@@ -87,15 +91,18 @@ def labelled_tune(name: str, split: str, source: str, labels: Mapping[str, Any])
     for spans in (notes, chords):
         # starts and ends, from seconds to beats
         spans[:, :2] = beats_passed(beats, spans[:, :2].ravel()).reshape(-1, 2)
+    # from ends to lengths
     notes[:, 1] -= notes[:, 0]
-    bars = np.round(beats_passed(beats, np.asarray(labels.get("downbeats") or (), np.float64))).astype(int)
+    # indices of the beats that start a bar
+    downbeat_times = np.asarray(labels.get("downbeats") or (), np.float64)
+    bars = np.round(beats_passed(beats, downbeat_times)).astype(int)
     metre = 0
     downbeat = 0
     if len(bars) > 1:
+        # may be 0, if the labels' downbeats are too close together
         metre = int(np.median(np.diff(bars)))
-    # 0 where the labels' downbeats are too close together
     if metre:
-        # by a bar in the middle of the song
+        # of a bar in the middle of the song
         downbeat = int(bars[len(bars) // 2]) % metre
     tempo = 60 / float(np.median(np.diff(beats)))
     return Tune(name, split, source, notes, chords, tempo, metre, downbeat)
@@ -105,7 +112,7 @@ def pop909_tunes(folder: Path, validation: int, test: int) -> Iterator[Tune]:
     """Yields the songs of POP909 (`…/NNN/NNN.mid`), in the same splits as in rendered corpora.
 
     Args:
-        folder: of the songs.
+        folder: folder of the songs.
         validation, test: number of songs in these splits.
     """
     from ..songs.midi_song import SongError, list_songs, read_song
@@ -137,13 +144,18 @@ def rendered_tunes(corpus: Path) -> Iterator[Tune]:
 
 
 def lead_sheet_tunes(path: Path, test: int = TEST_TUNES) -> Iterator[Tune]:
-    """Yields the tunes in a file of lead sheets, one JSON object per line; those in other metres are skipped.
+    """Yields the tunes of lead sheets, repeated to at least `LEAST_BEATS`.
 
-    The first `test` by the hashes of their titles are for testing.
+    Those with a metre that is not in METRES, too few notes or no chords are skipped.
+
+    Args:
+        path: gzipped file with one JSON object per line.
+        test: number of tunes for testing, the first ones in the order of hashes of source and title; skipped ones
+            count. All others are for training.
     """
     sheets = [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")]
     ranked = sorted(sheets, key=lambda sheet: hashlib.sha256((sheet["source"] + sheet["title"]).encode()).hexdigest())
-    for number, sheet in enumerate(ranked):
+    for rank, sheet in enumerate(ranked):
         if sheet["metre"] not in METRES or len(sheet["notes"]) < LEAST_NOTES or not sheet["chords"]:
             continue
         quarters_per_beat, metre = METRES[sheet["metre"]]
@@ -154,40 +166,44 @@ def lead_sheet_tunes(path: Path, test: int = TEST_TUNES) -> Iterator[Tune]:
         chords[:, :2] /= quarters_per_beat
         # from lengths to ends
         chords[:, 1] += chords[:, 0]
-        split = "test" if number < test else "train"
+        split = "test" if rank < test else "train"
         notes, chords = _repeated(_one_voice(notes), chords, metre)
         yield Tune(sheet["title"], split, SHEETS, notes, chords, tempo=None, metre=metre, downbeat=0)
 
 
 def _one_voice(notes: Array) -> Array:
-    """Makes notes monophonic: each ends at the next one's start; of simultaneous ones, the highest is kept.
+    """Makes notes monophonic: keeps the highest of simultaneous ones, and ends each where the next one starts.
 
     Args:
         notes (float64 [N, 3]): onset and length in beats, MIDI pitch.
 
     Returns:
-        The same for fewer notes, by onset.
+        The remaining notes in the same form, in order of onset.
     """
     # by onset, and the highest first
     notes = notes[np.lexsort((-notes[:, 2], notes[:, 0]))]
-    # onsets within 0.05 beats count as simultaneous
-    notes = notes[np.append(True, np.diff(notes[:, 0]) > 0.05)]
+    is_new_onset = np.append(True, np.diff(notes[:, 0]) > SIMULTANEOUS_BEATS)
+    notes = notes[is_new_onset]
     notes[:-1, 1] = np.minimum(notes[:-1, 1], np.diff(notes[:, 0]))
     return notes
 
 
 def _repeated(notes: Array, chords: Array, metre: int) -> tuple[Array, Array]:
-    """A tune repeated up to at least `LEAST_BEATS`, each time starting at a bar line.
+    """Repeats a tune until it has at least `LEAST_BEATS`, each time from a bar line.
 
     Args:
-        notes (float64 [N, 3]): onset and length in beats, pitch.
+        notes (float64 [N, 3]): onset and length in beats, MIDI pitch.
         chords (float64 [C, 3]): start and end in beats, triad.
         metre: beats in a bar.
+
+    Returns:
+        Notes and chords of all repetitions, in the same form.
     """
-    # in beats; 0.01: an end just after a bar line belongs to the bar before it
-    length = np.ceil(max(notes[-1, :2].sum(), chords[-1, 1]) / metre - 0.01) * metre
-    times = max(int(np.ceil(LEAST_BEATS / length)), 1)
-    shifts = np.arange(times) * length
+    last_end = max(notes[-1, :2].sum(), chords[-1, 1])
+    # whole bars, in beats; 0.01: an end just after a bar line does not start another bar
+    length = np.ceil(last_end / metre - 0.01) * metre
+    repetitions = max(int(np.ceil(LEAST_BEATS / length)), 1)
+    shifts = np.arange(repetitions) * length
     return (
         np.concatenate([notes + [shift, 0, 0] for shift in shifts]),
         np.concatenate([chords + [shift, shift, 0] for shift in shifts]),
@@ -200,10 +216,10 @@ def load_tunes(
     """Loads all tunes, by split.
 
     Args:
-        songs: folder of songs in POP909's layout.
-        sheets: file of lead sheets.
-        corpus: folder of rendered songs, used if `songs` is not given.
-        validation, test: number of `songs` in these splits.
+        songs: folder of songs in POP909's layout; empty: none.
+        sheets: file of lead sheets; empty: none.
+        corpus: folder of rendered songs, used only if `songs` is empty.
+        validation, test: number of `songs` in these splits; of the lead sheets, up to 2 · `test` are for testing.
 
     Returns:
         Tunes by split: "train", "validation" and "test".
@@ -222,5 +238,5 @@ def load_tunes(
 
 
 def of_source(tunes: Sequence[Tune], source: str) -> list[Tune]:
-    """The tunes from one source."""
+    """The tunes from a source, SONGS or SHEETS."""
     return [tune for tune in tunes if tune.source == source]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic songs and voices: the corpus tests need no data, and skip if fluidsynth or pyworld is missing."""
+"""Fixtures for the recipes' tests: synthetic songs and voices, so that they need no data.
+
+Tests that render songs are skipped if fluidsynth, a SoundFont or pyworld is missing.
+"""
 
 import shutil
 from pathlib import Path
@@ -8,17 +11,22 @@ import numpy as np
 import pytest
 import soundfile
 
-# of all tests: no network, no hub, one thread, common fixtures
+# tests/conftest.py, for these tests as well: no network, no hub, one thread, common fixtures
 from conftest import *  # noqa: F403
 from hafm_tiny.song_pool import SongPool
 from synthetic_songs import write_song
 
+# of voices, in Hz
 RATE = 24000
+# length of a beat in seconds, and of a song
 BEAT = 0.6
 BARS = 16
+# one chord per bar, repeated, with their roots (MIDI), and the notes of the melody
 CHORDS = ("C:maj", "A:min", "F:maj", "G:maj")
 ROOTS = (48, 45, 41, 43)
 SCALE = (60, 62, 64, 65, 67, 69, 71, 72)
+# pitch of voices, and the first two formants of each vowel, in Hz
+PITCH = 220
 FORMANTS = {"a": (800, 1300), "e": (480, 2000), "i": (320, 2400), "o": (480, 900)}
 SOUNDFONTS = (
     "/usr/share/sounds/sf2/FluidR3_GM.sf2",
@@ -39,18 +47,23 @@ def soundfont() -> Path:
 
 
 def _syllable(vowel: str, generator: np.random.Generator) -> np.ndarray:
-    """Half a second: 60 ms of hiss, then harmonics of 220 Hz under the vowel's two formants."""
+    """Half a second at RATE: 60 ms of hiss, then harmonics of PITCH under the vowel's two formants."""
     times = np.arange(int(0.5 * RATE)) / RATE
-    envelope = sum(np.exp(-0.5 * ((np.arange(1, 40) * 220 - centre) / 130) ** 2) + 0.01 for centre in FORMANTS[vowel])
-    tone = sum(a * np.sin(2 * np.pi * 220 * (k + 1) * times) for k, a in enumerate(np.asarray(envelope)))
-    voiced = 0.1 * np.asarray(tone) * np.clip((times - 0.06) / 0.02, 0, 1)
+    partials = np.arange(1, 40)
+    amplitudes = np.zeros(len(partials))
+    for formant in FORMANTS[vowel]:
+        amplitudes += np.exp(-0.5 * ((partials * PITCH - formant) / 130) ** 2) + 0.01
+    tone = np.zeros(len(times))
+    for partial, amplitude in zip(partials, amplitudes, strict=True):
+        tone += amplitude * np.sin(2 * np.pi * PITCH * partial * times)
+    voiced = 0.1 * tone * np.clip((times - 0.06) / 0.02, 0, 1)
     hiss = 0.02 * generator.standard_normal(times.size) * (times < 0.06)
     return voiced + hiss + 1e-4 * generator.standard_normal(times.size)
 
 
 @pytest.fixture(scope="session")
 def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two voices, `alto` and `bass`, of four synthetic syllables each; skips without pyworld."""
+    """A folder of two voices, `alto` and `bass`, of a syllable for each vowel; skips without pyworld."""
     pytest.importorskip("pyworld", reason="pyworld is not installed (it needs a C++ compiler)", exc_type=ImportError)
     folder = tmp_path_factory.mktemp("voices")
     for name, seed in (("alto", 1), ("bass", 2)):
@@ -58,13 +71,17 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for vowel in FORMANTS:
             soundfile.write(folder / name / f"{vowel}.flac", _syllable(vowel, generator), RATE)
+        # file, syllable, and the times in ms that `songs.singer` reads
         rows = [f"{vowel}.flac\ts{vowel}\t140\t60\t20" for vowel in FORMANTS]
         (folder / name / "units.tsv").write_text("\n".join(rows) + "\n")
     return folder
 
 
 def _write_song(folder: Path, seed: int) -> None:
-    """Writes 16 bars in C major at 100 BPM, in POP909's layout, with a melody drawn from the seed."""
+    """Writes BARS bars in C major at 100 BPM, in POP909's layout, with a melody drawn from the seed.
+
+    It has a note on every beat but each eighth one.
+    """
     pretty_midi = pytest.importorskip("pretty_midi")
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
@@ -82,6 +99,7 @@ def _write_song(folder: Path, seed: int) -> None:
     midi = pretty_midi.PrettyMIDI(resolution=480)
     midi.instruments.extend(tracks.values())
     midi.write(str(folder / f"{folder.name}.mid"))
+    # time, and whether a half bar and a bar begin
     beats = [f"{i * BEAT} {float(i % 2 == 0)} {float(i % 4 == 0)}" for i in range(4 * BARS)]
     (folder / "beat_midi.txt").write_text("\n".join(beats) + "\n")
     chords = [f"{4 * BEAT * i}\t{4 * BEAT * (i + 1)}\t{CHORDS[i % 4]}" for i in range(BARS)]
@@ -99,7 +117,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
-    """Three short songs at 8 kHz, for codec trainers."""
+    """A pool of three songs of 4 s at 8 kHz, for codec trainers."""
     root = tmp_path_factory.mktemp("songs")
     for index in range(3):
         write_song(root / "train" / f"song_{index}", 8_000, seconds=4.0, seed=index)

@@ -20,9 +20,12 @@ from hafm_tiny.vocal_space import RhythmicFrames, SungFrames, VocalSpaceArgument
 from tiny_models import tiny_semantic_tokenizer
 
 FRAME_RATE = 50
+# width of HuBERT's features, number of different notes that are sung, and of clusters
 WIDTH = 16
 NOTES = 6
 CLUSTERS = 40
+# index of the descriptor that shows onsets
+ONSET_DESCRIPTOR = 6
 QUICK = VocalSpaceArguments(
     note_dimensions=5,
     channels=16,
@@ -41,7 +44,13 @@ Fitted = tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str,
 def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrames:
     """Notes on half beats at a random tempo, in features with loud noise in irrelevant dimensions.
 
-    The first dimensions of the features show the note, the next one its onset, as does the seventh descriptor.
+    The first NOTES features show the note, the next one its onset, as does ONSET_DESCRIPTOR. The first second has no
+    labels.
+
+    Args:
+        seed: draws the song.
+        seconds: its length.
+        width: number of features.
     """
     rng = np.random.default_rng(seed)
     frames = round(seconds * FRAME_RATE)
@@ -49,7 +58,8 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
     on_half_beat = np.diff(np.floor(2 * phase), prepend=0) != 0
     onset = on_half_beat & (rng.random(frames) < 0.7)
     # each note is held until the next onset
-    note = 1 + rng.integers(0, NOTES, frames)[np.maximum.accumulate(np.where(onset, np.arange(frames), 0))]
+    latest_onset = np.maximum.accumulate(np.where(onset, np.arange(frames), 0))
+    note = 1 + rng.integers(0, NOTES, frames)[latest_onset]
     features = 4.0 * rng.normal(size=(frames, width))
     features[:, :NOTES] = 0.3 * rng.normal(size=(frames, NOTES)) + np.eye(NOTES)[note - 1]
     features[:, NOTES] = 0.3 * rng.normal(size=frames) + 1.5 * onset
@@ -57,13 +67,13 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
     beat = np.where(np.arange(frames) < FRAME_RATE, IGNORED, (phase * BEAT_PARTS).astype(np.int64))
     note[:FRAME_RATE] = 0
     descriptors = rng.normal(size=(frames, DESCRIPTORS))
-    descriptors[:, 6] = 0.3 * rng.normal(size=frames) + 3.0 * onset
+    descriptors[:, ONSET_DESCRIPTOR] = 0.3 * rng.normal(size=frames) + 3.0 * onset
     rhythm = RhythmicFrames(descriptors.astype(np.float32), beat)
     return SungFrames(features.astype(np.float16), note, onset, rhythm)
 
 
 def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizerModel:
-    """A tiny tokenizer with random centroids."""
+    """A tiny tokenizer with random centroids; `separate`: of vocals and of instrumentals."""
     plain = tiny_semantic_tokenizer()
     config = copy.deepcopy(plain.config)
     config.num_clusters = clusters
@@ -77,6 +87,7 @@ def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) ->
 
 @pytest.fixture(scope="module")
 def fitted() -> Fitted:
+    """A tokenizer before and after fitting its vocal space, and the figures of the fit."""
     before = tokenizer_with_centroids()
     return before, *fit(before, QUICK)
 
@@ -84,20 +95,22 @@ def fitted() -> Fitted:
 def fit(
     tokenizer: HAFMSemanticTokenizerModel, arguments: VocalSpaceArguments
 ) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
-    """Fits a vocal space to six sung songs; two more are for the figures. Returns the new tokenizer and these."""
+    """Fits a vocal space to six songs, with two more for validation; returns the new tokenizer and its figures."""
     songs = [sung_song(seed, width=tokenizer.centroids.shape[-1]) for seed in range(8)]
     return fit_vocal_space(tokenizer, songs[:6], songs[6:], arguments, frames=5000)
 
 
 def test_the_rhythm_network_finds_beats_in_unseen_songs_and_tempos() -> None:
     def labelled(seeds: range) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Descriptors and parts of the beat of a song for each seed."""
         return [(song.rhythm.descriptors, song.rhythm.beat) for song in map(sung_song, seeds)]
 
     torch.manual_seed(0)
     network = HAFMRhythmNetwork(DESCRIPTORS, QUICK.channels, QUICK.layers)
-    before = rhythm_scores(network, labelled(range(90, 94)), 300)
+    unseen = labelled(range(90, 94))
+    before = rhythm_scores(network, unseen, frames=300)
     assert RhythmTrainer(network, labelled(range(12)), QUICK, FRAME_RATE).train() < before["beat_nats"] - 0.3
-    after = rhythm_scores(network, labelled(range(90, 94)), 300)
+    after = rhythm_scores(network, unseen, frames=300)
     assert abs(before["half_beat_agreement"]) < 0.3, (before, after)
     assert after["half_beat_agreement"] > 0.8, (before, after)
     with pytest.raises(ValueError, match="No song is longer than 4.8 s"):
@@ -122,11 +135,11 @@ def test_fitting_changes_only_vocal_tokens(fitted: Fitted) -> None:
 )
 def test_vocal_clusters_keep_notes_despite_loud_noise(clusters: int, beat_line: bool) -> None:
     after, _ = fit(tokenizer_with_centroids(clusters=clusters), replace(QUICK, beat_line=beat_line))
-    # it has loud noise in all dimensions of its features that show neither a note nor an onset
+    # its features have loud noise in all dimensions that show neither a note nor an onset
     song = sung_song(50, width=after.centroids.shape[-1])
     descriptors = torch.from_numpy(song.rhythm.descriptors)
     tokens = after.quantize(torch.from_numpy(song.features).float(), vocal=True, descriptors=descriptors).numpy()
-    # of each cluster, the note that is sung in most of its frames
+    # by cluster, the note that is sung in most of its frames
     commonest_note = np.zeros(clusters, np.int64)
     for cluster in np.unique(tokens):
         commonest_note[cluster] = np.bincount(song.note[tokens == cluster]).argmax()
@@ -139,6 +152,7 @@ def test_tokens_follow_one_beat_track(fitted: Fitted) -> None:
     song = sung_song(51, width=after.centroids.shape[-1])
     features = torch.from_numpy(song.features).float()
     descriptors = torch.from_numpy(song.rhythm.descriptors)
+    # the last four dimensions encode the phase in the beat and in the half beat
     rhythm = after.vocal_space(features, descriptors)[:, -4:] / after.rhythm_scale
     line = phase_vectors(after.track_beats(after.rhythm.expected_phase_vectors(descriptors[None])[0]))
     assert torch.allclose(rhythm, after.line_scale * line, atol=1e-5)
@@ -151,8 +165,9 @@ def test_tokens_follow_one_beat_track(fitted: Fitted) -> None:
     assert float(estimates[:, :2].norm(dim=1).mean()) < float(rhythm[:, :2].norm(dim=1).mean())
     true = phase_vectors((torch.from_numpy(song.rhythm.beat).float() + 0.5) / BEAT_PARTS)
     first = after.config.vocal_projection_size
-    phases = after.centroids[0, :, first : first + 4][after.quantize(features, vocal=True, descriptors=descriptors)]
-    # notes begin on half beats, so the two halves cannot be told apart; nothing is labelled in the first second
+    tokens = after.quantize(features, vocal=True, descriptors=descriptors)
+    phases = after.centroids[0, :, first : first + 4][tokens]
+    # of the half beat only, as notes begin on every half beat; nothing is labelled in the first second
     assert float(torch.nn.functional.cosine_similarity(phases[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
 
 
