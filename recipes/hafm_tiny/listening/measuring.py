@@ -72,14 +72,14 @@ def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, known: LeadSh
 
 
 def given_tempo(tempo: float) -> LeadSheet | None:
-    """A lead sheet with a tempo (beats a minute), halved or doubled into the valid range; None if it is NaN."""
+    """A lead sheet with a tempo (beats a minute), halved or doubled into the valid range; None unless it is above 0."""
+    if not (np.isfinite(tempo) and tempo > 0):
+        return None
     slowest, fastest = BEATS_PER_MINUTE
     while tempo > fastest:
         tempo /= 2
     while tempo < slowest:
         tempo *= 2
-    if np.isnan(tempo):
-        return None
     return LeadSheet(tempo=tempo)
 
 
