@@ -23,7 +23,7 @@ def main(
     metre: Annotated[str, typer.Option(help="3/4 or 4/4.")] = "3/4",
     tempo: Annotated[tuple[float, float], typer.Option(help="Slowest and fastest tempo to draw, in BPM.")] = (84, 168),
 ) -> None:
-    """Write LEAD_SHEETS in a metre to OUTPUT."""
+    """Write those of LEAD_SHEETS that are in a metre as song folders to OUTPUT."""
     count = 0
     for count, song in enumerate(lead_sheet_songs(lead_sheets, metre, tempo), start=1):
         write_song(song, output / f"sheet_{count:04d}")

@@ -150,13 +150,17 @@ class Request:
 
 
 def read_link(query: str) -> dict[str, Any]:
-    """The page's inputs by name, from a link of static/page.js; unknown names are ignored, bad values a ValueError."""
+    """The page's inputs by name, from a link of static/page.js; unknown names are ignored.
+
+    Raises:
+        ValueError: a value is out of range or of another type.
+    """
     try:
         sent = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=50))
         found = {name: _value(name, sent[name].strip(), kind) for name, kind in KINDS.items() if name in sent}
         values = {**USUAL, **found}  # in the order of KINDS, like USUAL
         Request.of(None, *values.values()).parameters()  # raises for values out of range
-        if found.get("model", OFFERED[0]) not in OFFERED:
+        if "model" in found and found["model"] not in OFFERED:
             raise ValueError("model is not one that this page offers.")
     except ValueError as error:
         raise ValueError(f"The settings of this link are not used: {error}") from error

@@ -67,7 +67,7 @@ def _measured(words: list[str]) -> dict[str, Any]:
 
     Returns:
         "parts" (processor seconds by the names in PARTS), "packages" (names of those imported after transformers'
-        classes) and "wall_seconds".
+        classes were) and "wall_seconds".
 
     Raises:
         RuntimeError: the command failed before its first step.
@@ -78,7 +78,7 @@ def _measured(words: list[str]) -> dict[str, Any]:
         [sys.executable, __file__, FIRST_STEP, *words], capture_output=True, text=True, env=environment, check=False
     )
     if run.returncode:
-        raise RuntimeError(f"hafm {' '.join(words)} came to no first step: {run.stderr.strip()[-500:]}")
+        raise RuntimeError(f"hafm {' '.join(words)} ended before its first step: {run.stderr.strip()[-500:]}")
     return {**json.loads(run.stdout.splitlines()[-1]), "wall_seconds": time.perf_counter() - began}
 
 

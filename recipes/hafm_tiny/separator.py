@@ -91,7 +91,7 @@ class SeparatorTrainer:
         self.rng = np.random.default_rng(arguments.seed)
 
     def train(self) -> float:
-        """Takes all steps, and sets the model to the average of its weights.
+        """Takes all steps, and sets the model to the moving average of its weights over them.
 
         Returns:
             The mean loss of the last tenth of the steps.

@@ -172,11 +172,16 @@ class Distances:
 def _distances(
     model: HAFMSemanticTokenizerModel, segments: Sequence[tuple[str, np.ndarray, np.ndarray, int]]
 ) -> Distances:
-    """Distances to a tokenizer's centroids of each vocal, with its noise, and of each instrumental of segments.
+    """How far the features of segments are from a tokenizer's centroids.
 
     Args:
         model: the tokenizer.
-        segments: (name, vocal, instrumental, rate in Hz) of each (`evidence.read_pairs`); its number seeds the noise.
+        segments: (name, vocal, instrumental, rate in Hz) of each (`evidence.read_pairs`).
+
+    Returns:
+        For each segment, first of its vocal, with noise added (seeded by the segment's index), then of
+        its instrumental: the mean squared distance of its frames' features to the nearest centroid, and that as a
+        share of the features' variance.
     """
     squared = []
     share = []
@@ -184,8 +189,10 @@ def _distances(
         for sound, noise in ((vocal, True), (instrumental, False)):
             waveform = torch.from_numpy(fit_rate(sound, rate, model.config.sampling_rate, SEGMENT_SECONDS))
             features = model.extract_features(waveform, noise=noise, seed=number if noise else None)
-            squared.append(float(torch.cdist(features, model.centroids).min(1).values.pow(2).mean()))
-            share.append(squared[-1] / float(features.var(dim=0).sum()))
+            nearest = torch.cdist(features, model.centroids).min(1).values
+            squared_distance = float(nearest.pow(2).mean())
+            squared.append(squared_distance)
+            share.append(squared_distance / float(features.var(dim=0).sum()))
     return Distances(np.array(squared), np.array(share))
 
 

@@ -64,7 +64,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Replaces a folder by a complete new one, synced to disk; if that fails, the old one is restored.
+    """Syncs a complete new folder to disk and puts it in place of an old one, which is restored if that fails.
 
     Args:
         temporary: the new folder, on the same file system; it is moved.

@@ -262,7 +262,7 @@ def test_a_song_that_changes_during_the_run_is_dropped(tokenizers: dict[str, Any
     options = options_for(folder, tmp_path / "corpus", tokenizers)
     planned: list[str] = []
 
-    def change_the_last(done: int, total: int) -> None:
+    def alter_last_shard(done: int, total: int) -> None:
         """Changes the first track of the last shard, and deletes its last, once they are planned."""
         if done == 0 and not planned:
             plan = json.loads((tmp_path / "corpus/plan.json").read_text())
@@ -271,7 +271,7 @@ def test_a_song_that_changes_during_the_run_is_dropped(tokenizers: dict[str, Any
             if len(planned) > 1:
                 (folder / planned[-1]).unlink()
 
-    reasons = {drop["track"]: drop["reason"] for drop in prepare(options, change_the_last)["dropped"]}
+    reasons = {drop["track"]: drop["reason"] for drop in prepare(options, alter_last_shard)["dropped"]}
     assert reasons[planned[0]] == "changed while preparing"
     assert all(reasons[name] == "cannot be read" for name in planned[1:])
 

@@ -88,7 +88,7 @@ def nearest(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def latency_of_take(space: Space) -> float:
-    """Delay (s) of the ticks in the newest take after its beats, the first of which is half a beat after its start."""
+    """Median delay in s of the newest take's ticks after its beats, which are ½, 1½, 2½ … beats after its start."""
     newest = max(space.temporary.glob("hafm_space_*/gradio/*/take_*.wav"), key=lambda path: path.stat().st_mtime)
     samples, rate = audio.read_audio(newest)
     beat = 60 / TEMPO

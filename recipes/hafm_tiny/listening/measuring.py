@@ -72,7 +72,7 @@ def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, known: LeadSh
 
 
 def given_tempo(tempo: float) -> LeadSheet | None:
-    """A lead sheet with a tempo (beats a minute), halved or doubled into the valid range; None unless it is above 0."""
+    """A lead sheet with a tempo (beats a minute), halved or doubled into the valid range; None for 0 and NaN."""
     if not (np.isfinite(tempo) and tempo > 0):
         return None
     slowest, fastest = BEATS_PER_MINUTE

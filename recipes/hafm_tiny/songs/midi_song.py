@@ -139,7 +139,12 @@ def read_song(folder: Path) -> Song:
 
 
 def _read_song(folder: Path) -> Song:
-    """Reads a song; raises SongError if a part is missing, or any error of a file that cannot be read."""
+    """Reads a song of POP909 from its folder; all times are in seconds.
+
+    Raises:
+        SongError: it lacks a melody, beats or chords.
+        Exception: a file cannot be read; which exception depends on its reader.
+    """
     midi = pretty_midi.PrettyMIDI(str(folder / f"{folder.name}.mid"))
     tracks = {}
     for instrument in midi.instruments:
@@ -160,10 +165,10 @@ def _read_song(folder: Path) -> Song:
         words = line.split("\t")
         if len(words) == CHORD_FIELDS:
             chords.append(Chord(float(words[0]), float(words[1]), words[2].strip()))
-    parts = {"MELODY track": melody, "beats": downbeats, "chords": chords}
+    parts = {"MELODY track": melody, "downbeats": downbeats, "chords": chords}
     missing = [name for name, events in parts.items() if not events]
     if missing:
-        raise SongError(f"{folder} has no {', '.join(missing)}; a song needs a sung melody, beats and chords.")
+        raise SongError(f"{folder} has no {', '.join(missing)}; a song needs a sung melody, downbeats and chords.")
     return Song(folder.name, melody, tracks, tuple(beats), tuple(downbeats), tuple(chords), midi.get_end_time())
 
 

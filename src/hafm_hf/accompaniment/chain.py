@@ -208,14 +208,14 @@ def counting(name: str, total: int, progress: Progress) -> Callable[[int], None]
     return report
 
 
-def steps_of_first_stage(stages: Mapping[str, HAFMStageForCausalLM], tokens: Sequence[int]) -> tuple[str, int]:
+def steps_of_first_stage(stages: Mapping[str, HAFMStageForCausalLM], token_counts: Sequence[int]) -> tuple[str, int]:
     """Name of the first stage, and number of steps that it takes for a batch of songs.
 
     Args:
         stages: the stages to run, by name and in order.
-        tokens: number of vocal semantic tokens of each song.
+        token_counts: number of vocal semantic tokens of each song.
     """
     name, stage = next(iter(stages.items()))
-    songs = [SongCodes(stage.config.target_frames(length), RandomNumbers(0)) for length in tokens]
-    # either loop takes the same steps; this one is prepared faster
+    songs = [SongCodes(stage.config.target_frames(length), RandomNumbers(0)) for length in token_counts]
+    # the fast and the reference loop take equally many steps, and the reference is faster to construct
     return name, StageRun(stage, songs, stage.decoding_config(), decoding="reference").steps

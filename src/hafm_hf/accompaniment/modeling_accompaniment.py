@@ -221,7 +221,7 @@ class HAFMForVocalAccompaniment(HAFMAccompanimentGenerationMixin, HAFMModelMixin
 
     @property
     def encoder(self) -> HAFMVocalEncoder:
-        """The parts that listen to the vocal, as the encoder that returns what the stages read."""
+        """A new encoder with this model's modules, which computes from a vocal what the stages read."""
         stage_configs = {name: stage.config for name, stage in self.stages.items()}
         return HAFMVocalEncoder(self.semantic_tokenizer, self.listener, self.ear, stage_configs)
 

@@ -58,9 +58,13 @@ def prepare(
     engine: Engine = "local",
     workers: Workers = 1,
     vocal_channel: VocalChannel = None,
-    segment_seconds: Annotated[float, basic(min=0.04, help="Longest segment; one row each.")] = 30.0,
+    segment_seconds: Annotated[
+        float, basic(min=0.04, help="Tracks are cut into segments of at most this length, one row each.")
+    ] = 30.0,
     min_seconds: Annotated[float, advanced(min=0.04, help="Drop shorter tracks.")] = 3.0,
-    min_instrumental_db: Annotated[float, advanced(help="Drop segments whose band is quieter, in dB RMS.")] = -25.0,
+    min_instrumental_db: Annotated[
+        float, advanced(help="Drop segments whose accompaniment is quieter, in dB RMS.")
+    ] = -25.0,
     licence: Annotated[str, basic(help="Licence of tracks whose files state none.")] = "",
     lead_sheet: Annotated[
         Literal["labels", "estimate", "none"], basic(help="From labels.json, or estimated from the accompaniment.")
@@ -69,7 +73,7 @@ def prepare(
     keep_audio: Annotated[
         str, basic(help="Folder for vocals and accompaniments of the kept tracks, for use with hafm evaluate.")
     ] = "",
-    tracks_per_shard: Annotated[int, folder(min=1, help="Unit of work; at most this is lost if a worker dies.")] = 16,
+    tracks_per_shard: Annotated[int, folder(min=1, help="A worker that dies loses at most one shard.")] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Filters and tokenises songs with stems into Parquet shards; the same command continues a stopped run."""

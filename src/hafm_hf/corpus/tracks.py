@@ -274,7 +274,7 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
         try:
             with open(root / METADATA_FILE, encoding="utf-8-sig", newline="") as file:
                 listed = {row["file_name"]: (row[source] or "").strip() for row in csv.DictReader(file)}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise HAFMCorpusError(f"{root / METADATA_FILE} can't be read; --style-from {source} needs it.") from error
         except KeyError as error:
             raise HAFMCorpusError(f"{root / METADATA_FILE} needs the columns file_name and {source}.") from error

@@ -18,6 +18,7 @@ PLAIN_SIGNS = str.maketrans("♭♯−–—‐‑‒Δ∆△º˚Ø", "b#------^
 Degrees = frozenset[tuple[int, int]]
 # semitones of the degrees of a major scale
 NATURAL = {1: 0, 2: 2, 3: 4, 4: 5, 5: 7, 6: 9, 7: 11, 8: 12, 9: 14, 10: 16, 11: 17, 12: 19, 13: 21}
+MAJOR_SEVENTH = (7, NATURAL[7])
 # degrees of an altered chord, such as C7alt
 ALTERED = frozenset({(1, 0), (3, 4), (5, 8), (7, 10), (9, 13), (9, 15)})
 
@@ -184,20 +185,20 @@ def _degrees(quality: str, harte: bool) -> Degrees:
         # only a suspension has its number, if any, in a group of its own
         if number:
             shift = sum(SHIFTS[sign] for sign in signs)
-            _change(degrees, action, bool(major), shift, int(number))
+            _apply_modifier(degrees, action, bool(major), shift, int(number))
         else:
             _suspend(degrees, sus)
     return frozenset(degrees)
 
 
-def _change(degrees: set[tuple[int, int]], action: str, major: bool, shift: int, degree: int) -> None:
+def _apply_modifier(degrees: set[tuple[int, int]], action: str, major: bool, shift: int, degree: int) -> None:
     """Adds, alters or leaves out a degree, in place.
 
     Args:
         degrees: (degree, semitones above the root) of the chord so far.
         action: "add", "omit", "*" (Harte's omission) or "".
         major: whether the change is to a major seventh, as in maj7, or brings one, as in maj9.
-        shift: semitones by which accidentals alter the degree.
+        shift: semitones by which accidentals alter the degree; not used with `major`.
         degree: 1 to 13.
     """
     if action in ("omit", "*"):
@@ -205,7 +206,7 @@ def _change(degrees: set[tuple[int, int]], action: str, major: bool, shift: int,
     elif major:
         # instead of a minor seventh
         _leave_out(degrees, 7)
-        degrees |= {(7, 11), (degree, NATURAL[degree])}
+        degrees.update([MAJOR_SEVENTH, (degree, NATURAL[degree])])
     else:
         # an altered fifth or tension replaces the natural one
         if shift and action != "add" and degree in (5, 9, 11, 13):

@@ -141,7 +141,7 @@ class Transcriber:
     def lead_sheet(self, samples: Samples, sampling_rate: int) -> LeadSheet:
         """The lead sheet of a whole accompaniment (float32 [N] at `sampling_rate` Hz).
 
-        It has chords, beats, bars, key and sections as far as they can be estimated; all are listed as estimated.
+        It has chords, beats, bars, key and sections as far as they can be estimated; each is named in `estimated`.
         """
         seconds = len(samples) / sampling_rate
         chords = self.recogniser.chords(samples, sampling_rate)
@@ -151,7 +151,7 @@ class Transcriber:
             estimates["chords"] = chords
         if len(beats) > 1:
             estimates |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
-        # a lead sheet does not list "downbeat" as estimated: it goes with the beats
+        # but for "downbeat", the index of a beat that begins a bar: it belongs to the beats
         names = sorted(estimates.keys() - {"downbeat"})
         sheet = LeadSheet(**estimates, estimated=names)
         if "beats" in estimates:

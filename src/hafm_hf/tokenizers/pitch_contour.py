@@ -166,7 +166,7 @@ def midi_pitch(hertz: NDArray[Any]) -> NDArray[Any]:
 
 
 def sung_notes(samples: Samples, sampling_rate: int, check_stop: CheckStop | None = None) -> list[Note]:
-    """The notes of a single voice, as from `notes_of_pitches`; a quiet one is amplified first.
+    """The notes of a single voice, as from `notes_of_pitches`; a quiet recording is amplified first.
 
     Args:
         samples (float32 [N] at `sampling_rate` Hz): the voice.
@@ -174,8 +174,9 @@ def sung_notes(samples: Samples, sampling_rate: int, check_stop: CheckStop | Non
         check_stop: called between pieces of the work; an exception that it raises ends it.
     """
     hop = sampling_rate // FRAME_RATE
-    pitch = fundamental_frequency(_audible(samples, hop), sampling_rate, check_stop)
-    return notes_of_pitches(pitch, hop / sampling_rate)
+    # in Hz, one for each hop
+    pitches = fundamental_frequency(_amplified_if_quiet(samples, hop), sampling_rate, check_stop)
+    return notes_of_pitches(pitches, hop / sampling_rate)
 
 
 def notes_of_pitches(hertz: NDArray[Any], frame_seconds: float = 1 / FRAME_RATE) -> list[Note]:
@@ -299,7 +300,7 @@ class VocalAnalyser:
             Pitches in Hz, NaN if unvoiced, levels in dBFS, and mel bands in dB: float32 [F], [F], [F, 40], for F
             frames at 100 Hz.
         """
-        samples = _audible(samples, self.hop)
+        samples = _amplified_if_quiet(samples, self.hop)
         count = frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)
@@ -509,7 +510,7 @@ class PitchContour:
         return np.clip(above, -LARGEST_INTERVAL, LARGEST_INTERVAL)
 
 
-def _audible(samples: Samples, size: int) -> Samples:
+def _amplified_if_quiet(samples: Samples, size: int) -> Samples:
     """Amplifies a quiet vocal to the level of one sung closer to the microphone, but not silence.
 
     Args:
