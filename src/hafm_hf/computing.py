@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a long computation runs: ended between its pieces, with random numbers and threads that are restored after."""
+"""Seeds and threads of a long computation, which are restored after it."""
 
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from torch import nn
 
-# called between the pieces of a long computation; raises to end it, and returns nothing
-CheckStop = Callable[[], None]
-Piece = TypeVar("Piece")
 # matrices of at least this many elements (4 MB in float32) take longer to read than threads take to synchronise
 THREADED_MATRIX = 1 << 20
 _threads_lock = threading.Lock()
@@ -23,14 +19,6 @@ _seeding_lock = threading.Lock()
 # the Python threads that are inside `seeded_torch` blocks, once for each, and the state of torch's generator before
 _seeding_threads: list[int] = []
 _state_outside: torch.Tensor | None = None
-
-
-def stoppable(pieces: Iterable[Piece], check_stop: CheckStop | None) -> Iterator[Piece]:
-    """Iterates over pieces of work, and calls `check_stop`, if there is one, before each."""
-    for piece in pieces:
-        if check_stop is not None:
-            check_stop()
-        yield piece
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from ..audio import in_columns, paste, resample, with_channels
-from ..computing import CheckStop
 from ..modeling.codebook_patterns import FREE
 from ..modeling.modeling_stage import HAFMStageForCausalLM
+from ..stopping import CheckStop
 from ..tokenizers.codecs import Codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from . import parts

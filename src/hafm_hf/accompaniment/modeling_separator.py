@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..computing import CheckStop, stoppable
 from ..lead_sheet.vocabulary import STEMS
 from ..pretrained.saving import HAFMModelMixin
+from ..stopping import CheckStop, stoppable
 from ..tokenizers.beat_tracker import KERNEL, HAFMDilatedLayer
 from ..tokenizers.codecs import Piecewise
 from .configuration_separator import HAFMSeparatorConfig

@@ -20,12 +20,12 @@ from transformers.utils import logging
 
 from .. import audio
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, PreparedVocal, are_several
-from ..computing import CheckStop, stoppable
 from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.encoder import HAFMEncoderOutput
 from ..pretrained.redaction import first_line
+from ..stopping import CheckStop, stoppable
 from .chain import ProgressReports
 from .generation_accompaniment import one_vocal, variations_of
 from .kept_instrumental import KeptInstrumental

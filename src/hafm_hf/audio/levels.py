@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from ..computing import CheckStop, stoppable
+from ..stopping import CheckStop, stoppable
 from .errors import HAFMAudioError
 from .samples import Samples, in_columns, with_channels
 

@@ -18,13 +18,13 @@ import torch
 from transformers.utils import logging
 
 from ..audio.feature_extraction_hafm import PreparedVocal
-from ..computing import CheckStop
 from ..lead_sheet.bars import likeliest_key
 from ..lead_sheet.lead_sheet import LeadSheet, rows_by_frame
 from ..lead_sheet.metre import song_metre
 from ..lead_sheet.style_choice import StyleRange, styles_in_order, sung_density, weigh_styles
 from ..lead_sheet.vocabulary import AUTO_STYLE, ENERGIES
 from ..modeling.configuration_stage import HAFMStageConfig
+from ..stopping import CheckStop
 from ..tokenizers.beat_tracker import likeliest_tempo
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from ..tokenizers.pitch_contour import Note, PitchContour, notes_of_pitches, sung_notes

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from ..computing import CheckStop, stoppable
 from ..lead_sheet.lead_sheet import BEATS_PER_MINUTE, phase_vectors, wrapped
+from ..stopping import CheckStop, stoppable
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..computing import CheckStop, stoppable
 from ..pretrained.loading import HUB_OPTIONS, load_strictly
+from ..stopping import CheckStop, stoppable
 from .configuration_codec import HAFMSpectralConfig, check_codec_config, codec_format
 from .modeling_spectral_codec import HAFMSpectralModel, SpectralDecoder
 

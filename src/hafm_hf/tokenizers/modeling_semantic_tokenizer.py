@@ -20,9 +20,9 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from ..computing import CheckStop, stoppable
 from ..lead_sheet.lead_sheet import phase_vectors
 from ..pretrained.saving import HAFMModelMixin
+from ..stopping import CheckStop, stoppable
 from .beat_tracker import PHASE_VECTOR_SIZE, HAFMBeatTracker, HAFMRhythmNetwork
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from .pitch_contour import DESCRIPTORS, PitchContour, VocalAnalyser, pitch_contour

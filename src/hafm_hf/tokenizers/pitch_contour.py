@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from transformers.audio_utils import mel_filter_bank, window_function
 
 from ..audio import Samples
-from ..computing import CheckStop, stoppable
 from ..lead_sheet.chords import PITCH_CLASSES
+from ..stopping import CheckStop, stoppable
 
 Array = NDArray[np.float32]
 # start and stop in seconds, and MIDI pitch: 69 is 440 Hz
