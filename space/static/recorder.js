@@ -208,8 +208,10 @@ class Recorder {
   /** Shows a voice that was here before: a server that has been restarted gets it from what the browser keeps. */
   async bring(state) {
     const project = (await isThere(state)) ? null : await packed(state);
-    if (project) await this.take(project, "Sending the song again …");
-    else this.hand(state);
+    if (!project) return this.hand(state);
+    await this.take(project, "Sending the song again …");
+    // it is shown again, though by another path
+    if (this.last === state) this.last = null;
   }
 
   /** Offers a project of an earlier visit. */

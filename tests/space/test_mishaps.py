@@ -88,6 +88,7 @@ def test_a_recording_survives_a_reload_while_it_is_sent(page: Page) -> None:
     expect(studio.announced(page)).not_to_contain_text("restarted")
     page.evaluate(DESK, STATIC)
     assert re.search(r"take_\d{6}\.wav$", page.evaluate("desk.vocal"))
+    expect(page.get_by_role("button", name="Previous voice")).to_be_hidden()
 
 
 def test_a_recording_to_the_click_survives_a_reload_before_it_is_shown(page: Page) -> None:
