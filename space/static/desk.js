@@ -22,6 +22,7 @@ class Desk {
       loops: false,
       span: null,
       vocal: null,
+      handed: null, // a voice that Python has been given, and that is not shown yet (recorder.js)
       waits: false,
     });
     [this.voice, this.stems] = ["voice", "stems"].map((name) =>

@@ -54,7 +54,8 @@ def slow_rather_than_quick(samples: np.ndarray) -> float:
     """How much more strongly the onsets (100 Hz) repeat at the beat of 80 BPM than at that of 112."""
     curve = onset_curve(features(samples).onsets)
     # frames of 10 ms in a beat
-    slow, quick = 75, 54
+    slow = 75
+    quick = 54
     return float(np.dot(curve[slow:], curve[:-slow]) - np.dot(curve[quick:], curve[:-quick]))
 
 

@@ -89,9 +89,11 @@ def test_stems_are_paired_as_separators_name_them(case: str) -> None:
     assert not drops
     assert [grouping.name for grouping in groupings] == [name]
     if "no vocals" in first:
-        instrumental, vocal = first, second
+        instrumental = first
+        vocal = second
     else:
-        vocal, instrumental = first, second
+        vocal = first
+        instrumental = second
     assert groupings[0].files == {"vocal": vocal, "instrumental": instrumental}
 
 

@@ -85,7 +85,8 @@ def test_a_code_depends_on_the_codes_of_all_earlier_slots_and_no_others(name: st
 def test_history_is_dropped_and_swapped_in_whole_frames() -> None:
     pattern = DelayPattern(3)
     labels = torch.arange(2 * 60).view(2, 60)
-    dropped_code, swapped_by = 9999, 1000
+    dropped_code = 9999
+    swapped_by = 1000
     # half of the frames, in spans of about four
     swapped = torch.where(drawn_frames(labels, 3, 0.5, 4.0, [1, 2]), labels + swapped_by, labels)
     history = swapped.masked_fill(drawn_frames(labels, 3, 0.5, 4.0, [3, 4]), dropped_code)

@@ -137,11 +137,16 @@ def test_a_script_of_the_recorder_that_was_not_loaded_is_loaded_by_the_next_pres
     expect(summary(page)).to_contain_text("estimated")
 
 
+def record_while_a_file_is_sent(page: Page) -> None:
+    """Opens a file, whose upload must be held back, and starts a recording that lasts two seconds so far."""
+    page.locator("#recorder input[type=file]").set_input_files(EXAMPLE)
+    expect(page.locator("#recorder .status")).to_have_text("Sending the voice …")
+    record(page)
+
+
 def test_a_file_that_cannot_be_sent_does_not_end_a_recording(page: Page) -> None:
     with held(page, UPLOAD) as sent:
-        page.locator("#recorder input[type=file]").set_input_files(EXAMPLE)
-        expect(page.locator("#recorder .status")).to_have_text("Sending the voice …")
-        record(page)
+        record_while_a_file_is_sent(page)
         sent.pop().abort()
     expect(page.locator("#recorder .wrong")).not_to_have_text("")
     expect(page.locator("#recorder .status")).to_contain_text("Recording: 3 s")
@@ -151,9 +156,7 @@ def test_a_file_that_cannot_be_sent_does_not_end_a_recording(page: Page) -> None
 
 def test_a_file_that_arrives_late_does_not_replace_a_recording(page: Page) -> None:
     with held(page, UPLOAD) as sent:
-        page.locator("#recorder input[type=file]").set_input_files(EXAMPLE)
-        expect(page.locator("#recorder .status")).to_have_text("Sending the voice …")
-        record(page)
+        record_while_a_file_is_sent(page)
         sent.pop().continue_()
         # enough for the file to arrive
         page.wait_for_timeout(1000)

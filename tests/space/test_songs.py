@@ -191,7 +191,8 @@ def kept_project(folder: Path, voice: Path, sounds: dict[str, bytes], compressio
 
 def test_a_band_of_flac_pieces_is_restored_once_and_as_loud_after_another_reload(voices: Path, tmp_path: Path) -> None:
     # a browser that does not decode Opus has kept FLAC
-    first, second = glide(0.7, 44_100), glide(0.5, 44_100)
+    first = glide(0.7, 44_100)
+    second = glide(0.5, 44_100)
     pieces = {
         "0000000_band.flac": file_bytes(first, 44_100, format="FLAC"),
         "0000700_band.flac": file_bytes(second, 44_100, format="FLAC"),

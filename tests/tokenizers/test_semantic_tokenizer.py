@@ -18,12 +18,15 @@ from hafm_hf.pretrained.loading import BUNDLED_MODEL
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
-# Hz, and samples from one frame to the next
-RATE, HOP = 16_000, 320
+# Hz
+RATE = 16_000
+# samples from one frame to the next
+HOP = 320
 WIDTH = 24
 CLUSTERS = 37
-# the layer whose output is clustered, of how many
-LAYER, LAYERS = 2, 5
+# the layer whose output is clustered, and the number of layers
+LAYER = 2
+LAYERS = 5
 
 
 def tiny_hubert_config(stable: bool = True) -> HubertConfig:

@@ -155,8 +155,7 @@ def accompany(
     usable_names = [vocal_name(vocal) for vocal in vocals if not request.name_problem(vocal, vocal_name(vocal))]
     planned: list[Path] = []
     for name in usable_names:
-        for files in request.files(name):
-            planned += files.values()
+        planned += request.paths(name)
     check_output(out, [] if many or overwrite else planned)
     if many:
         accompany_folder(request, batch_size or 8, engine_arguments(engine, workers))

@@ -250,7 +250,7 @@ def _make_plan(request: Request, batch_size: int) -> Plan:
             else:
                 lengths[vocal] = length_or_error
     for vocal in new_vocals:
-        existing = [path for files in request.files(names[vocal]) for path in files.values() if path.exists()]
+        existing = [path for path in request.paths(names[vocal]) if path.exists()]
         if vocal in earlier_stamps:
             # made from a vocal that has changed since, or was away
             for outdated in existing:

@@ -167,6 +167,13 @@ class Request:
         parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
 
+    def paths(self, name: str) -> list[Path]:
+        """All output files of a vocal, but for the record; `name` is the base name of its files."""
+        paths: list[Path] = []
+        for files in self.files(name):
+            paths += files.values()
+        return paths
+
     def record(self, name: str) -> Path:
         """The file that records the options of songs whose seed was drawn; each number of songs has its own.
 
@@ -184,8 +191,7 @@ class Request:
             vocal: name of the vocal in that sentence.
             name: base name of its files.
         """
-        paths = [path for files in self.files(name) for path in files.values()]
-        return name_problem(vocal, [*paths, self.record(name)])
+        return name_problem(vocal, [*self.paths(name), self.record(name)])
 
     def check(self, model: HAFMForVocalAccompaniment) -> None:
         """Raises HAFMCommandError if a model, which may be without weights, does not support the options."""
