@@ -36,11 +36,12 @@ except ImportError:  # not on ZeroGPU
 logger = transformers.utils.logging.get_logger("hafm_space")
 
 BUNDLED = "hafm-tiny (bundled)"
-LOADING = threading.Lock()
 MAX_SECONDS = float(setting("MAX_SECONDS", "240"))
 GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 # The models that the page offers; the first is the default.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
+# A lock for each model that can be loaded.
+LOADING = {model: threading.Lock() for model in (*OFFERED, BUNDLED_MODEL.name)}
 # Options of a generation. A request makes one song, which becomes a take.
 OPTIONS = {
     name: option
@@ -229,16 +230,16 @@ def load_pipeline(model: str) -> Any:
     Raises:
         ValueError: the model is not offered, or cannot be loaded.
     """
-    # two first users must not load it twice
-    with LOADING:
+    if model not in LOADING:
+        raise ValueError(f"There is no model {model!r}; choose one of {', '.join(OFFERED)}.")
+    # two first users must not load it twice; those of other models do not wait
+    with LOADING[model]:
         return _loaded_pipeline(model)
 
 
 @lru_cache(maxsize=2)
 def _loaded_pipeline(model: str) -> Any:
     """See `load_pipeline`."""
-    if model not in (*OFFERED, BUNDLED_MODEL.name):
-        raise ValueError(f"There is no model {model!r}; choose one of {', '.join(OFFERED)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = str(BUNDLED_MODEL) if model in (BUNDLED, BUNDLED_MODEL.name) else model
     try:
